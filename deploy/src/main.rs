@@ -1,0 +1,2 @@
+//! The `ringmaster` command.
+fn main() {}

@@ -1,0 +1,42 @@
+//! Where things lie below a run's root in the store. Keys are made of typed ids only, never of text
+//! from outside.
+
+use crate::{Generation, Step};
+
+/// Record `number` of the journal, 1-based.
+pub fn journal_record(number: u64) -> String {
+    format!("journal/{number:012}.json")
+}
+
+/// Prefix of all journal records.
+pub const JOURNAL: &str = "journal";
+
+/// Prefix of all checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// The corpus manifest whose blake3 is `hash`.
+pub fn corpus_manifest(hash: &str) -> String {
+    format!("corpus/manifest-{hash}.json")
+}
+
+/// The run's tokenizer, in the `tokenizers` JSON format.
+pub const TOKENIZER: &str = "tokenizer.json";
+
+/// Folder of the built-in scenes corpus of a run.
+pub const SCENES: &str = "scenes";
+
+/// Folder of one checkpoint.
+pub fn checkpoint(generation: Generation, step: Step, digest: &str) -> String {
+    let digest = digest.get(..16).unwrap_or(digest);
+    format!("{CHECKPOINTS}/step-{:012}-gen-{:06}-{digest}", step.0, generation.0)
+}
+
+/// One part of a checkpoint in `folder`.
+pub fn checkpoint_part(folder: &str, part: u32, parts: u32) -> String {
+    format!("{folder}/part-{part:05}-of-{parts:05}.safetensors")
+}
+
+/// The manifest that makes the parts in `folder` a checkpoint; written last, created if absent.
+pub fn checkpoint_manifest(folder: &str) -> String {
+    format!("{folder}/manifest.json")
+}

@@ -1,0 +1,71 @@
+//! The run spec: what somebody asks for, in one file.
+//!
+//! A run file is TOML. [`RunSpec::parse`] lays it over the defaults and the chosen model preset,
+//! applies `--set` overrides, refuses unknown keys and impossible combinations, and yields a spec in
+//! which every value is written out. Its canonical form is what the journal keeps and workers get.
+
+mod diff;
+mod model;
+mod parse;
+mod sections;
+mod validate;
+
+pub use diff::Change;
+pub use model::{Combine, ImageEncoder, ModelSpec, Preset};
+pub use parse::SpecError;
+pub use sections::{
+    CheckpointSpec, Columns, DataSpec, EvalSpec, KubernetesSpec, MembershipSpec, Reduction, RunSection,
+    Source, TaskSpec, TrainSpec, Validation,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a run is, as asked for; every default written out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSpec {
+    /// Name, store, seed, length.
+    pub run: RunSection,
+    /// Where the examples come from and in what order they are used.
+    pub data: DataSpec,
+    /// The model.
+    pub model: ModelSpec,
+    /// Optimizer, schedule, reduction.
+    pub train: TrainSpec,
+    /// The mix of objectives.
+    pub tasks: TaskSpec,
+    /// How many workers.
+    pub membership: MembershipSpec,
+    /// When the state is saved and how long it is kept.
+    pub checkpoint: CheckpointSpec,
+    /// What is measured on held-out rows.
+    pub eval: EvalSpec,
+    /// Only read by `submit` and `render`.
+    pub kubernetes: KubernetesSpec,
+}
+
+impl RunSpec {
+    /// Canonical form: JSON with every key in declaration order. Equal specs have equal bytes.
+    pub fn canonical(&self) -> String {
+        // Serialising plain structs of numbers and strings into memory cannot fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// blake3 of the canonical form, lower-case hex.
+    pub fn hash(&self) -> String {
+        blake3::hash(self.canonical().as_bytes()).to_hex().to_string()
+    }
+
+    /// blake3 over the parts of the spec that decide the bits of the run: everything except what a
+    /// resume may change (steps, checkpoint, membership, evaluation and Kubernetes keys).
+    pub fn identity_hash(&self) -> String {
+        let bits = (&self.run.seed, &self.data, &self.model, &self.train, &self.tasks);
+        let bytes = serde_json::to_vec(&bits).unwrap_or_default();
+        blake3::hash(&bytes).to_hex().to_string()
+    }
+
+    /// Examples per step over all lanes.
+    pub fn global_batch(&self) -> u64 {
+        u64::from(self.data.lanes) * u64::from(self.data.lane_batch)
+    }
+}

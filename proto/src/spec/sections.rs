@@ -1,0 +1,196 @@
+//! The sections of a run file except `[model]`. Each field says its effect, trade-off and unit.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSection {
+    /// Name of the run: 1-63 of `[a-z0-9-]`. Also its folder below `store`.
+    pub name: String,
+    /// URL or path under which runs live: a path, `file://`, `s3://`, `gs://`, `az://`.
+    pub store: String,
+    /// Seeds everything random: initial values, row order, objective draws.
+    pub seed: u64,
+    /// Length in optimizer updates. Exactly one of `steps` and `epochs` is given.
+    pub steps: Option<u64>,
+    /// Length in passes over the corpus.
+    pub epochs: Option<u64>,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSpec {
+    /// Parquet sources; together they are the corpus.
+    pub sources: Vec<Source>,
+    /// L: parallel streams of examples; also the largest number of ranks. More lanes spread more
+    /// evenly over changing world sizes, and make smaller microbatches.
+    pub lanes: u32,
+    /// Examples a step takes from every lane; the global batch is `lanes * lane_batch`.
+    pub lane_batch: u32,
+    /// Rows shuffled together within windows, over all lanes. More mixes better and takes more
+    /// memory: a worker holds its share of encoded rows twice.
+    pub shuffle_rows: u64,
+    /// Column names; found by convention where absent.
+    pub columns: Columns,
+    /// Held-out rows: a fraction of the corpus (whole row groups, by hash) or a URL of their own.
+    pub validation: Validation,
+    /// The run stops when more than this fraction of the rows cannot be decoded.
+    pub max_bad_fraction: f64,
+    /// A `tokenizer.json` to use; absent: a byte-level BPE is trained on the captions.
+    pub tokenizer: Option<String>,
+}
+
+/// One source of Parquet files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// A file, a folder of `*.parquet`, or `scenes:ROWS` for the built-in corpus.
+    pub url: String,
+}
+
+/// Column names. Convention: `image` (binary or struct{bytes, path}), `caption` or `text`,
+/// optionally `question` with `answer`, and `template` (groups questions in evaluation).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Columns {
+    /// Encoded picture: JPEG, PNG or WebP.
+    pub image: Option<String>,
+    /// Caption text.
+    pub caption: Option<String>,
+    /// Question text.
+    pub question: Option<String>,
+    /// Answer text.
+    pub answer: Option<String>,
+    /// Name of the question's template.
+    pub template: Option<String>,
+}
+
+/// Where held-out rows come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Validation {
+    /// This fraction of the corpus' row groups, 0 <= fraction < 1.
+    Fraction(f64),
+    /// Rows of their own.
+    Url(String),
+}
+
+/// How gradients are summed (design: the step).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// 64-bit fixed point: neither world size nor order changes a bit. Twice the bytes of `f32` in
+    /// the reduce-scatter.
+    Exact,
+    /// Plain f32 sums; a redo is then not bit-identical.
+    F32,
+    /// bf16 on the wire, f32 sums: half the bytes of `f32`.
+    Bf16,
+}
+
+impl Reduction {
+    /// As written in a run file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// `[train]`: AdamW with PyTorch's defaults except where the model asks otherwise, linear warm-up
+/// and cosine decay to zero.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSpec {
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay; none on norms, gates, latents, embeddings of position and biases.
+    pub weight_decay: f64,
+    /// Global gradient norm above which gradients are scaled down; 0 switches clipping off.
+    pub clip: f64,
+    /// How gradients are summed.
+    pub reduction: Reduction,
+    /// Size of a gradient bucket, MiB of f32.
+    pub bucket_mib: u32,
+    /// Every that many steps the digest of the state is taken and compared; 0: only at checkpoints.
+    pub digest_every: u64,
+}
+
+/// `[tasks]`: relative weights of the objectives; each microbatch draws one its rows support.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// Caption the image.
+    pub captioning: f64,
+    /// Answer the question about the image.
+    pub question_answering: f64,
+}
+
+/// `[membership]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MembershipSpec {
+    /// Fewer workers wait.
+    pub min_workers: u32,
+    /// More workers are spares; at most `data.lanes`.
+    pub max_workers: u32,
+    /// How long the first generation waits for `max_workers` once `min_workers` are there.
+    #[serde(with = "humantime_serde")]
+    pub join_window: Duration,
+}
+
+/// `[checkpoint]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointSpec {
+    /// Steps between checkpoints. Survivors continue from memory; this bounds what is lost when
+    /// nobody survives.
+    pub every: u64,
+    /// How many of the newest are kept.
+    pub keep: u32,
+}
+
+/// `[eval]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalSpec {
+    /// Held-out rows evaluated at the end of the run; 0: none.
+    pub rows: u64,
+    /// How often the first rank answers a held-out question while training.
+    #[serde(with = "humantime_serde")]
+    pub sample_every: Duration,
+}
+
+/// `[kubernetes]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesSpec {
+    /// Namespace of every object.
+    pub namespace: String,
+    /// Image that holds the `ringmaster` command, best by digest.
+    pub image: String,
+    /// GPUs per worker (`nvidia.com/gpu`); 0: CPU workers.
+    pub gpus: u32,
+    /// CPUs per worker, as Kubernetes writes quantities.
+    pub cpu: String,
+    /// Memory per worker, as Kubernetes writes quantities.
+    pub memory: String,
+    /// Service account annotations, e.g. for a cloud identity that may read the store.
+    pub service_account_annotations: std::collections::BTreeMap<String, String>,
+    /// Labels a node must have.
+    pub node_selector: std::collections::BTreeMap<String, String>,
+}
