@@ -55,8 +55,10 @@ impl RunToken {
 
     /// Reads a token file: 64 hexadecimal digits.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TokenError::Io { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| TokenError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
         let hash = blake3::Hash::from_hex(text.trim())
             .map_err(|_| TokenError::Malformed(path.to_owned()))?;
         Ok(Self(*hash.as_bytes()))
@@ -66,7 +68,10 @@ impl RunToken {
     pub fn write(&self, path: &Path) -> Result<(), TokenError> {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
-        let io = |source| TokenError::Io { path: path.to_owned(), source };
+        let io = |source| TokenError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(path).map_err(io)?;

@@ -55,7 +55,10 @@ impl DialError {
 
 /// Connects to `address` (`host:port`).
 pub async fn dial(address: &str, token: &RunToken) -> Result<TokenChannel, DialError> {
-    let wrong = |reason: String| DialError::Address { address: address.to_owned(), reason };
+    let wrong = |reason: String| DialError::Address {
+        address: address.to_owned(),
+        reason,
+    };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| wrong(error.to_string()))?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -64,10 +67,13 @@ pub async fn dial(address: &str, token: &RunToken) -> Result<TokenChannel, DialE
         .keep_alive_timeout(KEEPALIVE.1)
         .keep_alive_while_idle(true);
     let show = ShowToken::new(token).map_err(|status| wrong(status.message().to_owned()))?;
-    let channel = endpoint.connect().await.map_err(|error| DialError::Unreachable {
-        address: address.to_owned(),
-        reason: root_cause(&error),
-    })?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| DialError::Unreachable {
+            address: address.to_owned(),
+            reason: root_cause(&error),
+        })?;
     Ok(InterceptedService::new(channel, show))
 }
 

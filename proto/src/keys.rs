@@ -28,7 +28,10 @@ pub const SCENES: &str = "scenes";
 /// Folder of one checkpoint.
 pub fn checkpoint(generation: Generation, step: Step, digest: &str) -> String {
     let digest = digest.get(..16).unwrap_or(digest);
-    format!("{CHECKPOINTS}/step-{:012}-gen-{:06}-{digest}", step.0, generation.0)
+    format!(
+        "{CHECKPOINTS}/step-{:012}-gen-{:06}-{digest}",
+        step.0, generation.0
+    )
 }
 
 /// One part of a checkpoint in `folder`.

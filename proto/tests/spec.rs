@@ -38,27 +38,49 @@ fn an_impossible_combination_names_its_key() {
         ("data.validation=1.5", "data.validation"),
         ("train.lr=-1", "train.lr"),
     ] {
-        let error = RunSpec::parse("", &[set.to_owned()]).unwrap_err().to_string();
+        let error = RunSpec::parse("", &[set.to_owned()])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(key), "{set}: {error}");
     }
 }
 
 #[test]
 fn an_override_without_a_section_is_refused() {
-    let error = RunSpec::parse("", &["lr=1".to_owned()]).unwrap_err().to_string();
+    let error = RunSpec::parse("", &["lr=1".to_owned()])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("section.key=value"), "{error}");
 }
 
 #[test]
 fn a_resume_may_change_length_and_membership_but_not_bits() {
     let before = parse("").unwrap();
-    let allowed = ["run.steps=7", "membership.max_workers=2", "checkpoint.every=9", "eval.rows=0"];
-    let refused = ["train.lr=0.1", "data.lanes=8", "run.seed=2", "model.width=64"];
-    for (set, ok) in allowed.iter().map(|s| (s, true)).chain(refused.iter().map(|s| (s, false))) {
+    let allowed = [
+        "run.steps=7",
+        "membership.max_workers=2",
+        "checkpoint.every=9",
+        "eval.rows=0",
+    ];
+    let refused = [
+        "train.lr=0.1",
+        "data.lanes=8",
+        "run.seed=2",
+        "model.width=64",
+    ];
+    for (set, ok) in allowed
+        .iter()
+        .map(|s| (s, true))
+        .chain(refused.iter().map(|s| (s, false)))
+    {
         let after = RunSpec::parse("", &[(*set).to_owned()]).unwrap();
         let changes = before.changes(&after);
         assert!(!changes.is_empty(), "{set}");
-        assert_eq!(changes.iter().all(|change| change.allowed), ok, "{set}: {changes:?}");
+        assert_eq!(
+            changes.iter().all(|change| change.allowed),
+            ok,
+            "{set}: {changes:?}"
+        );
         assert_eq!(before.identity_hash() == after.identity_hash(), ok, "{set}");
     }
 }

@@ -34,8 +34,13 @@ fn compare(path: &str, before: &Value, after: &Value, changes: &mut Vec<Change>)
         keys.sort_unstable();
         keys.dedup();
         for key in keys {
-            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            let of = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+            let path = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            let of =
+                |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
             compare(&path, &of(b), &of(a), changes);
         }
         return;

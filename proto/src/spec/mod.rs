@@ -14,8 +14,8 @@ pub use diff::Change;
 pub use model::{Combine, ImageEncoder, ModelSpec, Preset};
 pub use parse::SpecError;
 pub use sections::{
-    CheckpointSpec, Columns, DataSpec, EvalSpec, KubernetesSpec, MembershipSpec, Reduction, RunSection,
-    Source, TaskSpec, TrainSpec, Validation,
+    CheckpointSpec, Columns, DataSpec, EvalSpec, KubernetesSpec, MembershipSpec, Reduction,
+    RunSection, Source, TaskSpec, TrainSpec, Validation,
 };
 
 use serde::{Deserialize, Serialize};
@@ -53,13 +53,21 @@ impl RunSpec {
 
     /// blake3 of the canonical form, lower-case hex.
     pub fn hash(&self) -> String {
-        blake3::hash(self.canonical().as_bytes()).to_hex().to_string()
+        blake3::hash(self.canonical().as_bytes())
+            .to_hex()
+            .to_string()
     }
 
     /// blake3 over the parts of the spec that decide the bits of the run: everything except what a
     /// resume may change (steps, checkpoint, membership, evaluation and Kubernetes keys).
     pub fn identity_hash(&self) -> String {
-        let bits = (&self.run.seed, &self.data, &self.model, &self.train, &self.tasks);
+        let bits = (
+            &self.run.seed,
+            &self.data,
+            &self.model,
+            &self.train,
+            &self.tasks,
+        );
         let bytes = serde_json::to_vec(&bits).unwrap_or_default();
         blake3::hash(&bytes).to_hex().to_string()
     }

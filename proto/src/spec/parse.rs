@@ -54,7 +54,8 @@ impl RunSpec {
 
     /// Reads the canonical form back.
     pub fn from_canonical(json: &str) -> Result<Self, SpecError> {
-        let spec: Self = serde_json::from_str(json).map_err(|e| SpecError::Syntax(e.to_string()))?;
+        let spec: Self =
+            serde_json::from_str(json).map_err(|e| SpecError::Syntax(e.to_string()))?;
         spec.validate()?;
         Ok(spec)
     }
@@ -70,7 +71,10 @@ fn complete(mut asked: Table) -> Result<RunSpec, SpecError> {
     };
     let preset = match model.get("preset") {
         None => Preset::Tiny,
-        Some(name) => name.clone().try_into().map_err(|error| in_section("model.preset", error))?,
+        Some(name) => name
+            .clone()
+            .try_into()
+            .map_err(|error| in_section("model.preset", error))?,
     };
     let mut full: Table = preset.table().parse().map_err(syntax)?;
     lay_over(&mut full, model);
@@ -83,9 +87,13 @@ fn complete(mut asked: Table) -> Result<RunSpec, SpecError> {
     }
     follow_lanes(&mut table);
     // The model is read on its own first, so that its errors name its section.
-    let model: ModelSpec =
-        Value::Table(full.clone()).try_into().map_err(|error| in_section("model", error))?;
-    table.insert("model".into(), Value::try_from(model).map_err(|e| in_section("model", e))?);
+    let model: ModelSpec = Value::Table(full.clone())
+        .try_into()
+        .map_err(|error| in_section("model", error))?;
+    table.insert(
+        "model".into(),
+        Value::try_from(model).map_err(|e| in_section("model", e))?,
+    );
     for (name, section) in &table {
         check_section(name, section)?;
     }
@@ -97,7 +105,10 @@ const DEFAULT_STEPS: i64 = 2000;
 
 /// `max_workers` follows `lanes` unless it is given.
 fn follow_lanes(table: &mut Table) {
-    let lanes = table.get("data").and_then(|data| data.get("lanes")).cloned();
+    let lanes = table
+        .get("data")
+        .and_then(|data| data.get("lanes"))
+        .cloned();
     if let (Some(Value::Table(membership)), Some(lanes)) = (table.get_mut("membership"), lanes) {
         membership.entry("max_workers").or_insert(lanes);
     }
@@ -106,7 +117,9 @@ fn follow_lanes(table: &mut Table) {
 /// Reads one section alone, so that an error can name it.
 fn check_section(name: &str, section: &Value) -> Result<(), SpecError> {
     fn read<'de, T: serde::Deserialize<'de>>(name: &str, value: &Value) -> Result<(), SpecError> {
-        T::deserialize(value.clone()).map(drop).map_err(|error| in_section(name, error))
+        T::deserialize(value.clone())
+            .map(drop)
+            .map_err(|error| in_section(name, error))
     }
     match name {
         "run" => read::<super::RunSection>(name, section),
@@ -139,9 +152,17 @@ fn lay_over(base: &mut Table, over: Table) {
 
 /// Applies one `section.key=value`; the value is TOML, or a plain string.
 fn set(table: &mut Table, given: &str) -> Result<(), SpecError> {
-    let wrong = |reason: &str| SpecError::Override { given: given.into(), reason: reason.into() };
-    let (path, text) = given.split_once('=').ok_or_else(|| wrong("there is no ="))?;
-    let (section, key) = path.trim().split_once('.').ok_or_else(|| wrong("the key has no section"))?;
+    let wrong = |reason: &str| SpecError::Override {
+        given: given.into(),
+        reason: reason.into(),
+    };
+    let (path, text) = given
+        .split_once('=')
+        .ok_or_else(|| wrong("there is no ="))?;
+    let (section, key) = path
+        .trim()
+        .split_once('.')
+        .ok_or_else(|| wrong("the key has no section"))?;
     let text = text.trim();
     let value = format!("v = {text}")
         .parse::<Table>()
@@ -153,7 +174,9 @@ fn set(table: &mut Table, given: &str) -> Result<(), SpecError> {
     let last = parts.pop().unwrap_or_default();
     for part in parts {
         let entry = at.entry(part).or_insert_with(|| Value::Table(Table::new()));
-        at = entry.as_table_mut().ok_or_else(|| wrong("the key goes through a value"))?;
+        at = entry
+            .as_table_mut()
+            .ok_or_else(|| wrong("the key goes through a value"))?;
     }
     at.insert(last.to_owned(), value);
     // Giving one length takes the place of the other.

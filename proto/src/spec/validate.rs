@@ -4,7 +4,11 @@ use super::{RunSpec, SpecError, Validation};
 use crate::ids::is_name;
 
 fn refuse(key: &'static str, value: impl ToString, reason: &str) -> SpecError {
-    SpecError::Value { key, value: value.to_string(), reason: reason.to_owned() }
+    SpecError::Value {
+        key,
+        value: value.to_string(),
+        reason: reason.to_owned(),
+    }
 }
 
 fn require(
@@ -13,7 +17,11 @@ fn require(
     value: impl ToString,
     reason: &str,
 ) -> Result<(), SpecError> {
-    if holds { Ok(()) } else { Err(refuse(key, value, reason)) }
+    if holds {
+        Ok(())
+    } else {
+        Err(refuse(key, value, reason))
+    }
 }
 
 impl RunSpec {
@@ -28,21 +36,45 @@ impl RunSpec {
 
     fn validate_run(&self) -> Result<(), SpecError> {
         let run = &self.run;
-        require(is_name(&run.name), "run.name", &run.name, "use 1 to 63 of a-z, 0-9 and -")?;
+        require(
+            is_name(&run.name),
+            "run.name",
+            &run.name,
+            "use 1 to 63 of a-z, 0-9 and -",
+        )?;
         match (run.steps, run.epochs) {
             (Some(steps), None) => require(steps > 0, "run.steps", steps, "must be at least 1"),
             (None, Some(epochs)) => require(epochs > 0, "run.epochs", epochs, "must be at least 1"),
-            _ => Err(refuse("run.steps", "and run.epochs", "give exactly one of the two")),
+            _ => Err(refuse(
+                "run.steps",
+                "and run.epochs",
+                "give exactly one of the two",
+            )),
         }
     }
 
     fn validate_data(&self) -> Result<(), SpecError> {
         let data = &self.data;
         let range = |n: u32, max: u32| (1..=max).contains(&n);
-        require(!data.sources.is_empty(), "data.sources", "[]", "name at least one source")?;
-        require(range(data.lanes, 65_536), "data.lanes", data.lanes, "must be 1 to 65536")?;
+        require(
+            !data.sources.is_empty(),
+            "data.sources",
+            "[]",
+            "name at least one source",
+        )?;
+        require(
+            range(data.lanes, 65_536),
+            "data.lanes",
+            data.lanes,
+            "must be 1 to 65536",
+        )?;
         let batch = data.lane_batch;
-        require(range(batch, 65_536), "data.lane_batch", batch, "must be 1 to 65536")?;
+        require(
+            range(batch, 65_536),
+            "data.lane_batch",
+            batch,
+            "must be 1 to 65536",
+        )?;
         let rows = data.shuffle_rows;
         require(
             rows >= u64::from(data.lanes),
@@ -51,10 +83,20 @@ impl RunSpec {
             "must be at least data.lanes (one row per lane is no shuffling)",
         )?;
         if let Validation::Fraction(f) = data.validation {
-            require((0.0..1.0).contains(&f), "data.validation", f, "a fraction is 0 <= f < 1")?;
+            require(
+                (0.0..1.0).contains(&f),
+                "data.validation",
+                f,
+                "a fraction is 0 <= f < 1",
+            )?;
         }
         let bad = data.max_bad_fraction;
-        require((0.0..=1.0).contains(&bad), "data.max_bad_fraction", bad, "must be 0 to 1")
+        require(
+            (0.0..=1.0).contains(&bad),
+            "data.max_bad_fraction",
+            bad,
+            "must be 0 to 1",
+        )
     }
 
     fn validate_model(&self) -> Result<(), SpecError> {
@@ -71,34 +113,94 @@ impl RunSpec {
             ("model.fusion_mlp_width", m.fusion_mlp_width),
         ];
         for (key, value) in at_least_one {
-            require((1..=65_536).contains(&value), key, value, "must be 1 to 65536")?;
+            require(
+                (1..=65_536).contains(&value),
+                key,
+                value,
+                "must be 1 to 65536",
+            )?;
         }
         let divides = |a: usize, b: usize| b % a == 0;
-        require(divides(m.patch, m.image_size), "model.patch", m.patch, "must divide image_size")?;
-        require(divides(m.heads, m.width), "model.heads", m.heads, "must divide width")?;
+        require(
+            divides(m.patch, m.image_size),
+            "model.patch",
+            m.patch,
+            "must divide image_size",
+        )?;
+        require(
+            divides(m.heads, m.width),
+            "model.heads",
+            m.heads,
+            "must divide width",
+        )?;
         require(
             divides(m.iterations, m.fusion_layers),
             "model.fusion_layers",
             m.fusion_layers,
             "must be a multiple of iterations: the layers are split over them",
         )?;
-        require(m.text_len >= 2, "model.text_len", m.text_len, "must be at least 2")?;
-        require(m.target_len >= 2, "model.target_len", m.target_len, "must be at least 2")?;
-        require(m.vocab >= 300, "model.vocab", m.vocab, "a byte-level vocabulary needs 300 or more")
+        require(
+            m.text_len >= 2,
+            "model.text_len",
+            m.text_len,
+            "must be at least 2",
+        )?;
+        require(
+            m.target_len >= 2,
+            "model.target_len",
+            m.target_len,
+            "must be at least 2",
+        )?;
+        require(
+            m.vocab >= 300,
+            "model.vocab",
+            m.vocab,
+            "a byte-level vocabulary needs 300 or more",
+        )
     }
 
     fn validate_train(&self) -> Result<(), SpecError> {
         let t = &self.train;
         let finite = |x: f64| x.is_finite() && x >= 0.0;
-        require(finite(t.lr) && t.lr > 0.0, "train.lr", t.lr, "must be above 0")?;
+        require(
+            finite(t.lr) && t.lr > 0.0,
+            "train.lr",
+            t.lr,
+            "must be above 0",
+        )?;
         for (key, beta) in [("train.beta1", t.beta1), ("train.beta2", t.beta2)] {
-            require((0.0..1.0).contains(&beta), key, beta, "must be 0 <= beta < 1")?;
+            require(
+                (0.0..1.0).contains(&beta),
+                key,
+                beta,
+                "must be 0 <= beta < 1",
+            )?;
         }
-        require(finite(t.eps) && t.eps > 0.0, "train.eps", t.eps, "must be above 0")?;
-        require(finite(t.weight_decay), "train.weight_decay", t.weight_decay, "must be 0 or more")?;
-        require(finite(t.clip), "train.clip", t.clip, "must be 0 (off) or more")?;
+        require(
+            finite(t.eps) && t.eps > 0.0,
+            "train.eps",
+            t.eps,
+            "must be above 0",
+        )?;
+        require(
+            finite(t.weight_decay),
+            "train.weight_decay",
+            t.weight_decay,
+            "must be 0 or more",
+        )?;
+        require(
+            finite(t.clip),
+            "train.clip",
+            t.clip,
+            "must be 0 (off) or more",
+        )?;
         let mib = t.bucket_mib;
-        require((1..=1024).contains(&mib), "train.bucket_mib", mib, "must be 1 to 1024")?;
+        require(
+            (1..=1024).contains(&mib),
+            "train.bucket_mib",
+            mib,
+            "must be 1 to 1024",
+        )?;
         let tasks = [
             ("tasks.captioning", self.tasks.captioning),
             ("tasks.question_answering", self.tasks.question_answering),
@@ -114,12 +216,22 @@ impl RunSpec {
         )?;
         let every = self.checkpoint.every;
         require(every > 0, "checkpoint.every", every, "must be at least 1")?;
-        require(self.checkpoint.keep > 0, "checkpoint.keep", 0, "must be at least 1")
+        require(
+            self.checkpoint.keep > 0,
+            "checkpoint.keep",
+            0,
+            "must be at least 1",
+        )
     }
 
     fn validate_membership(&self) -> Result<(), SpecError> {
         let m = &self.membership;
-        require(m.min_workers > 0, "membership.min_workers", 0, "must be at least 1")?;
+        require(
+            m.min_workers > 0,
+            "membership.min_workers",
+            0,
+            "must be at least 1",
+        )?;
         require(
             m.max_workers >= m.min_workers,
             "membership.max_workers",
