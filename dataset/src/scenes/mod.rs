@@ -1,0 +1,212 @@
+//! The built-in corpus: pictures of one to three shapes, each with a caption and a question.
+//!
+//! A row is a pure function of (seed, index): nothing is stored, and any row can be made alone.
+//! Shapes and colours are distinct within a scene, so that "the circle" and "the red object" name one
+//! object. Within each question template all answers are equally likely, so that a constant answer
+//! is right about once in as many times as there are answers.
+
+mod draw;
+mod render;
+mod text;
+
+use draw::Draw;
+
+pub use render::SIZE;
+
+/// One example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// RGB bytes, row by row, [`SIZE`] x [`SIZE`] x 3.
+    pub image: Vec<u8>,
+    /// The objects from left to right.
+    pub caption: String,
+    /// A question about the picture.
+    pub question: String,
+    /// Its answer.
+    pub answer: String,
+    /// Which kind of question it is; the groups of the evaluation.
+    pub template: &'static str,
+}
+
+/// Row `index` of the corpus of `seed`.
+pub fn row(seed: u64, index: u64) -> Row {
+    let mut draw = Draw::new(seed, index);
+    let template = Template::ALL[draw.below(Template::ALL.len())];
+    let scene = Scene::draw(&mut draw, template.objects());
+    let (question, answer) = template.ask(&scene, &mut draw);
+    Row {
+        image: render::render(&scene),
+        caption: text::caption(&scene.objects),
+        question,
+        answer,
+        template: template.name(),
+    }
+}
+
+/// What a picture shows.
+#[derive(Clone, Debug)]
+struct Scene {
+    background: [u8; 3],
+    /// From left to right.
+    objects: Vec<Object>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Object {
+    shape: Shape,
+    color: Color,
+    /// Centre, pixels.
+    x: i32,
+    y: i32,
+    /// Half the side of the square the object fills, pixels.
+    radius: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Circle,
+    Square,
+    Triangle,
+    Cross,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Color {
+    Red,
+    Green,
+    Blue,
+    Yellow,
+    Purple,
+    Cyan,
+}
+
+impl Shape {
+    const ALL: [Self; 4] = [Self::Circle, Self::Square, Self::Triangle, Self::Cross];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Circle => "circle",
+            Self::Square => "square",
+            Self::Triangle => "triangle",
+            Self::Cross => "cross",
+        }
+    }
+}
+
+impl Color {
+    const ALL: [Self; 6] = [
+        Self::Red,
+        Self::Green,
+        Self::Blue,
+        Self::Yellow,
+        Self::Purple,
+        Self::Cyan,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Red => "red",
+            Self::Green => "green",
+            Self::Blue => "blue",
+            Self::Yellow => "yellow",
+            Self::Purple => "purple",
+            Self::Cyan => "cyan",
+        }
+    }
+}
+
+/// At most this many objects, each in a column of its own: they cannot overlap, and their order
+/// from left to right is plain.
+const COLUMNS: usize = 3;
+
+impl Scene {
+    /// A scene whose number of objects is one of `counts`.
+    fn draw(draw: &mut Draw, counts: &[usize]) -> Self {
+        let base = 16 + draw.below(32) as u8;
+        let background = [(); 3].map(|()| base + draw.below(16) as u8);
+        let count = counts[draw.below(counts.len())];
+        let shapes = draw.distinct(Shape::ALL, count);
+        let colors = draw.distinct(Color::ALL, count);
+        let mut columns = draw.distinct([0, 1, 2], count);
+        columns.sort_unstable();
+        let mut objects = Vec::with_capacity(count);
+        for ((shape, color), column) in shapes.into_iter().zip(colors).zip(columns) {
+            let width = (SIZE / COLUMNS) as i32;
+            let radius = 7 + draw.below(4) as i32;
+            let x = column * width + radius + draw.below((width - 2 * radius + 1) as usize) as i32;
+            let y = radius + draw.below(SIZE - 2 * radius as usize + 1) as i32;
+            objects.push(Object {
+                shape,
+                color,
+                x,
+                y,
+                radius,
+            });
+        }
+        Self {
+            background,
+            objects,
+        }
+    }
+}
+
+/// The kinds of questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Template {
+    Color,
+    Shape,
+    Count,
+    Exists,
+    Side,
+}
+
+impl Template {
+    const ALL: [Self; 5] = [
+        Self::Color,
+        Self::Shape,
+        Self::Count,
+        Self::Exists,
+        Self::Side,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Color => "color",
+            Self::Shape => "shape",
+            Self::Count => "count",
+            Self::Exists => "exists",
+            Self::Side => "side",
+        }
+    }
+
+    /// Numbers of objects it can be asked about, all equally likely.
+    fn objects(self) -> &'static [usize] {
+        match self {
+            Self::Side => &[2, 3],
+            _ => &[1, 2, 3],
+        }
+    }
+
+    /// A question about `scene` and its answer.
+    fn ask(self, scene: &Scene, draw: &mut Draw) -> (String, String) {
+        let chosen = draw.below(scene.objects.len());
+        let object = scene.objects[chosen];
+        match self {
+            Self::Color => text::color(object),
+            Self::Shape => text::shape(object),
+            Self::Count => text::count(scene.objects.len()),
+            Self::Exists if draw.below(2) == 0 => text::exists(object.color, object.shape, true),
+            Self::Exists => {
+                // Half right, so that seeing the color or the shape alone does not answer it.
+                let other = |shape: &Shape| *shape != object.shape;
+                let others: Vec<Shape> = Shape::ALL.into_iter().filter(other).collect();
+                text::exists(object.color, others[draw.below(others.len())], false)
+            }
+            Self::Side => {
+                let step = 1 + draw.below(scene.objects.len() - 1);
+                let other = (chosen + step) % scene.objects.len();
+                text::side(object, scene.objects[other], chosen < other)
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Parameters and gradients as one flat buffer of f32.
+//!
+//! burn's parameter ids are random per process; the order of declaration and the dotted path are
+//! not. They are the only names that workers and checkpoints share.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, Tensor, TensorData};
+
+use crate::Model;
+
+/// Where one parameter lies in the flat buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Dotted path of fields and list positions; unique.
+    pub path: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// First element in the buffer.
+    pub offset: usize,
+    /// Number of elements.
+    pub len: usize,
+    /// Whether weight decay applies: to matrices and the token table; not to norms, gates, latents,
+    /// positions, combination weights and biases.
+    pub decay: bool,
+}
+
+/// Every parameter in order of declaration, end to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// One slot per parameter.
+    pub slots: Vec<Slot>,
+    /// Elements in all.
+    pub total: usize,
+}
+
+/// The layout of a model: the same for equal specs, on every machine.
+pub fn layout(model: &Model) -> Layout {
+    let mut collect = Collect {
+        path: Vec::new(),
+        layout: Layout {
+            slots: Vec::new(),
+            total: 0,
+        },
+    };
+    model.visit(&mut collect);
+    collect.layout
+}
+
+/// Moves every gradient into its slot of `flat`, which has `layout.total` elements; a parameter
+/// without a gradient gets zeros.
+pub fn gradients_into(model: &Model, mut gradients: Gradients, layout: &Layout, flat: &mut [f32]) {
+    assert_eq!(
+        flat.len(),
+        layout.total,
+        "the buffer is as long as the layout"
+    );
+    model.visit(&mut Pull {
+        gradients: &mut gradients,
+        rest: flat,
+    });
+}
+
+/// Every value, flat.
+pub fn parameters(model: &Model, layout: &Layout) -> Vec<f32> {
+    let mut read = Read {
+        values: Vec::with_capacity(layout.total),
+    };
+    model.visit(&mut read);
+    read.values
+}
+
+/// The model with every value taken from `flat`, which has `layout.total` elements.
+pub fn with_parameters(model: Model, layout: &Layout, flat: &[f32]) -> Model {
+    assert_eq!(
+        flat.len(),
+        layout.total,
+        "the buffer is as long as the layout"
+    );
+    model.map(&mut Write { rest: flat })
+}
+
+struct Collect {
+    path: Vec<String>,
+    layout: Layout,
+}
+
+impl ModuleVisitor for Collect {
+    fn enter_module(&mut self, name: &str, _kind: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _kind: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        let shape = parameter.lazy_shape().to_vec();
+        let len = shape.iter().product();
+        let leaf = self.path.last().map_or("", String::as_str);
+        let decay = matches!(leaf, "weight" | "table");
+        let (path, offset) = (self.path.join("."), self.layout.total);
+        self.layout.slots.push(Slot {
+            path,
+            shape,
+            offset,
+            len,
+            decay,
+        });
+        self.layout.total += len;
+    }
+}
+
+struct Pull<'a> {
+    gradients: &'a mut Gradients,
+    rest: &'a mut [f32],
+}
+
+impl ModuleVisitor for Pull<'_> {
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        let len = parameter.lazy_shape().iter().product();
+        let (slot, rest) = std::mem::take(&mut self.rest).split_at_mut(len);
+        match parameter.val().grad_remove(self.gradients) {
+            Some(gradient) => slot.copy_from_slice(floats(&gradient.into_data())),
+            None => slot.fill(0.0),
+        }
+        self.rest = rest;
+    }
+}
+
+struct Read {
+    values: Vec<f32>,
+}
+
+impl ModuleVisitor for Read {
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        self.values
+            .extend_from_slice(floats(&parameter.val().into_data()));
+    }
+}
+
+struct Write<'a> {
+    rest: &'a [f32],
+}
+
+impl ModuleMapper for Write<'_> {
+    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (shape, device) = (parameter.lazy_shape().to_vec(), parameter.lazy_device());
+        let (values, rest) = self.rest.split_at(shape.iter().product());
+        self.rest = rest;
+        let (id, _, mapper) = parameter.consume();
+        let value = Tensor::from_data(TensorData::new(values.to_vec(), shape), &device);
+        let value = if device.is_autodiff() {
+            value.require_grad()
+        } else {
+            value
+        };
+        Param::from_mapped_value(id, value, mapper)
+    }
+}
+
+/// The values of a tensor of this crate: all of them are f32.
+fn floats(data: &TensorData) -> &[f32] {
+    match data.as_slice() {
+        Ok(values) => values,
+        Err(error) => panic!("parameters and gradients are f32: {error:?}"),
+    }
+}
