@@ -1,0 +1,319 @@
+//! Checkpoints: which parts make a whole, which wholes are kept.
+
+use std::collections::BTreeMap;
+
+use ringmaster_proto::checkpoint::{CheckpointManifest, FORMAT_VERSION, Part};
+use ringmaster_proto::{Generation, Step, keys, v1};
+
+use super::resume::survived;
+use crate::record::{Committed, Held};
+
+/// Sets of parts collected at once; a generation writes one at a time, so more are leftovers.
+const COLLECTING_MAX: usize = 4;
+
+impl Committed {
+    /// Key of its manifest below the run's root.
+    pub fn manifest_key(&self) -> String {
+        keys::checkpoint_manifest(&self.folder)
+    }
+}
+
+/// Where each generation resumed: tells which past survived.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lineage(Vec<(Generation, Step)>);
+
+impl Lineage {
+    /// From the journal's generation records, ascending.
+    pub(super) fn new(generations: Vec<(Generation, Step)>) -> Self {
+        Self(generations)
+    }
+
+    /// A generation was recorded.
+    pub(super) fn push(&mut self, generation: Generation, resume: Step) {
+        // Later generations resume at or after most earlier ones; those that cannot decide anything
+        // any more are forgotten, so that a long life stays small.
+        self.0.retain(|(_, earlier)| *earlier < resume);
+        self.0.push((generation, resume));
+    }
+
+    /// The newest checkpoint on the surviving past.
+    pub(super) fn newest<'a>(&self, checkpoints: &'a [Committed]) -> Option<&'a Committed> {
+        let alive = checkpoints
+            .iter()
+            .filter(|c| survived(&self.0, c.generation, c.state.step));
+        alive.max_by_key(|c| (c.state.step, c.generation))
+    }
+
+    /// Which checkpoints to delete: all but the `keep` newest on the surviving past. Never the
+    /// last one, whatever its past.
+    pub(super) fn expired(&self, checkpoints: &[Committed], keep: usize) -> Vec<Committed> {
+        let mut ranked: Vec<&Committed> = checkpoints.iter().collect();
+        ranked.sort_by_key(|c| {
+            (
+                survived(&self.0, c.generation, c.state.step),
+                c.state.step,
+                c.generation,
+            )
+        });
+        let alive = ranked
+            .iter()
+            .filter(|c| survived(&self.0, c.generation, c.state.step))
+            .count();
+        let kept = keep.min(alive).max(1).min(ranked.len());
+        ranked[..ranked.len() - kept]
+            .iter()
+            .map(|c| (*c).clone())
+            .collect()
+    }
+}
+
+/// Whether a state is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Saved {
+    /// Its manifest is in the store.
+    Committed,
+    /// Its manifest is on the way.
+    Committing,
+    /// Parts are missing.
+    No,
+}
+
+/// The parts of this generation, and the checkpoints of the run.
+pub(super) struct Checkpoints {
+    collecting: BTreeMap<Held, BTreeMap<u32, Part>>,
+    committing: Vec<Held>,
+    committed: Vec<Committed>,
+}
+
+impl Checkpoints {
+    /// Starts from what is in the store.
+    pub(super) fn new(committed: Vec<Committed>) -> Self {
+        Self {
+            collecting: BTreeMap::new(),
+            committing: Vec::new(),
+            committed,
+        }
+    }
+
+    /// Every checkpoint, oldest first.
+    pub(super) fn committed(&self) -> &[Committed] {
+        &self.committed
+    }
+
+    /// A part of `generation` was written by one of `world` ranks. Returns all parts of the state
+    /// once the last is there. An error says why the report is refused.
+    pub(super) fn collect(
+        &mut self,
+        generation: Generation,
+        world: usize,
+        written: &v1::PartWritten,
+    ) -> Result<Option<Vec<Part>>, String> {
+        let state = Held {
+            step: Step(written.step),
+            digest: written.digest.clone(),
+        };
+        let folder = keys::checkpoint(generation, state.step, &state.digest);
+        if written.parts as usize != world || written.part >= written.parts {
+            return Err(format!(
+                "part {} of {} in a world of {world}",
+                written.part, written.parts
+            ));
+        }
+        let key = keys::checkpoint_part(&folder, written.part, written.parts);
+        if written.key != key {
+            return Err(format!("part key {} where {key} is expected", written.key));
+        }
+        if self.saved(&state) != Saved::No {
+            return Ok(None);
+        }
+        let part = Part {
+            key,
+            bytes: written.bytes,
+            blake3: written.blake3.clone(),
+        };
+        let parts = self.collecting.entry(state.clone()).or_default();
+        parts.insert(written.part, part);
+        if parts.len() < world {
+            while self.collecting.len() > COLLECTING_MAX {
+                self.collecting.pop_first();
+            }
+            return Ok(None);
+        }
+        let parts = self.collecting.remove(&state).unwrap_or_default();
+        self.committing.push(state);
+        Ok(Some(parts.into_values().collect()))
+    }
+
+    /// The generation is over: its incomplete sets never become checkpoints.
+    pub(super) fn abandon(&mut self) {
+        self.collecting.clear();
+    }
+
+    /// A manifest is in the store.
+    pub(super) fn commit(&mut self, committed: Committed) {
+        self.committing.retain(|state| *state != committed.state);
+        self.committed.push(committed);
+    }
+
+    /// Forgets those that retention gives up, and returns them.
+    pub(super) fn expire(&mut self, lineage: &Lineage, keep: usize) -> Vec<Committed> {
+        let expired = lineage.expired(&self.committed, keep);
+        self.committed.retain(|kept| !expired.contains(kept));
+        expired
+    }
+
+    /// Whether `state` is saved.
+    pub(super) fn saved(&self, state: &Held) -> Saved {
+        if self.committed.iter().any(|c| c.state == *state) {
+            Saved::Committed
+        } else if self.committing.contains(state) {
+            Saved::Committing
+        } else {
+            Saved::No
+        }
+    }
+}
+
+/// The manifest and record of a complete set.
+pub(super) fn manifest(
+    run: &str,
+    identity: String,
+    generation: Generation,
+    state: Held,
+    parts: Vec<Part>,
+) -> (CheckpointManifest, Committed) {
+    let folder = keys::checkpoint(generation, state.step, &state.digest);
+    let manifest = CheckpointManifest {
+        format_version: FORMAT_VERSION,
+        run: run.to_owned(),
+        identity,
+        generation,
+        step: state.step,
+        digest: state.digest.clone(),
+        parts,
+    };
+    let bytes = manifest.bytes();
+    (
+        manifest,
+        Committed {
+            generation,
+            state,
+            folder,
+            bytes,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(generation: u64, step: u64) -> Committed {
+        Committed {
+            generation: Generation(generation),
+            state: Held {
+                step: Step(step),
+                digest: format!("d{step}"),
+            },
+            folder: format!("checkpoints/{generation}-{step}"),
+            bytes: 1,
+        }
+    }
+
+    fn written(digest: &str, step: u64, part: u32, generation: u64) -> v1::PartWritten {
+        let folder = keys::checkpoint(Generation(generation), Step(step), digest);
+        v1::PartWritten {
+            step,
+            digest: digest.to_owned(),
+            part,
+            parts: 2,
+            key: keys::checkpoint_part(&folder, part, 2),
+            bytes: 3,
+            blake3: "b".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_names_parts_of_one_generation_step_and_digest_only() {
+        let mut checkpoints = Checkpoints::new(Vec::new());
+        let generation = Generation(3);
+        let mut collect = |w: &v1::PartWritten| checkpoints.collect(generation, 2, w);
+        assert_eq!(collect(&written("aa", 10, 0, 3)), Ok(None));
+        assert_eq!(
+            collect(&written("bb", 10, 1, 3)),
+            Ok(None),
+            "another digest"
+        );
+        assert_eq!(collect(&written("aa", 20, 1, 3)), Ok(None), "another step");
+        assert!(
+            collect(&written("aa", 10, 1, 2)).is_err(),
+            "another generation"
+        );
+        assert_eq!(
+            collect(&written("aa", 10, 0, 3)),
+            Ok(None),
+            "the same part again"
+        );
+        let whole = collect(&written("aa", 10, 1, 3));
+        let folder = keys::checkpoint(generation, Step(10), "aa");
+        let keys: Vec<String> = whole
+            .ok()
+            .flatten()
+            .into_iter()
+            .flatten()
+            .map(|part| part.key)
+            .collect();
+        let expected = [0, 1].map(|part| keys::checkpoint_part(&folder, part, 2));
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn retention_never_deletes_the_last() {
+        let lineage = Lineage::new(vec![(Generation(1), Step(0)), (Generation(2), Step(5))]);
+        let off_lineage = checkpoint(1, 10);
+        assert!(
+            lineage
+                .expired(std::slice::from_ref(&off_lineage), 1)
+                .is_empty()
+        );
+        assert!(lineage.expired(&[], 1).is_empty());
+        for keep in 0..4 {
+            let all = [checkpoint(2, 10), checkpoint(2, 20)];
+            assert!(lineage.expired(&all, keep).len() < all.len());
+        }
+    }
+
+    #[test]
+    fn retention_keeps_the_newest_that_survived() {
+        let lineage = Lineage::new(vec![(Generation(1), Step(0)), (Generation(2), Step(15))]);
+        let all = [
+            checkpoint(1, 10),
+            checkpoint(1, 20),
+            checkpoint(2, 16),
+            checkpoint(2, 18),
+        ];
+        let gone = lineage.expired(&all, 2);
+        assert_eq!(gone, [checkpoint(1, 20), checkpoint(1, 10)]);
+    }
+
+    #[test]
+    fn forgetting_old_generations_changes_no_decision() {
+        let all = [(1, 0), (2, 10), (3, 5), (4, 12), (5, 12)];
+        let mut short = Lineage::default();
+        let mut long = Vec::new();
+        for (generation, step) in all {
+            short.push(Generation(generation), Step(step));
+            long.push((Generation(generation), Step(step)));
+        }
+        for generation in 1..=5 {
+            for step in 0..20 {
+                let (generation, step) = (Generation(generation), Step(step));
+                assert_eq!(
+                    survived(&short.0, generation, step),
+                    survived(&long, generation, step),
+                    "generation {generation} step {step}"
+                );
+            }
+        }
+    }
+}

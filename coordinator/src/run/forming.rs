@@ -1,0 +1,445 @@
+//! From enough workers to training: gather, record, form, start; and the fence that ends a
+//! generation that failed.
+
+use std::collections::BTreeMap;
+
+use ringmaster_proto::v1::directive::Body;
+use ringmaster_proto::v1::{self, Boundary};
+use ringmaster_proto::{ErrorKind, Generation, WorkerId};
+
+use super::machine::RunMachine;
+use super::membership::{Candidate, Quorum, Worker, assign, quorum};
+use super::phase::{Forming, Phase};
+use super::resume::{Holder, ResumePoint, decide};
+use super::{Effect, End, Level, Measure, Millis};
+use crate::record::{GenerationRecord, Held, Origin, Record};
+
+impl RunMachine {
+    /// Goes back to waiting for workers, and on at once if there are enough.
+    pub(super) fn gather(&mut self, now: Millis, reason: String) {
+        self.idle_since.get_or_insert(now);
+        self.enter(Phase::Gathering { window_ends: None }, reason);
+        self.try_form(now);
+    }
+
+    /// Gathering: proposes the next generation if there are enough workers.
+    pub(super) fn try_form(&mut self, now: Millis) {
+        let newest = self
+            .lineage
+            .newest(self.checkpoints.committed())
+            .map(|c| c.state.clone());
+        if let Some(state) = newest.filter(|state| state.step >= self.config.total_steps()) {
+            let reason = format!(
+                "the checkpoint of step {} is the last of the run",
+                state.step
+            );
+            return self.close(End::Finished(state.clone()), state, reason);
+        }
+        let point = self.resume_point();
+        let stays = |w: &Worker| w.draining.is_none();
+        let anyone_stays = self
+            .workers
+            .values()
+            .any(|w| w.session.is_some() && stays(w));
+        if self.stop.is_none() && !anyone_stays && self.workers.values().any(Worker::rankable) {
+            self.stop = Some("every worker was asked to leave".to_owned());
+        }
+        if let Some(reason) = self.stop.clone() {
+            return self.gather_to_stop(now, point, reason);
+        }
+        // Who leaves is taken along once more if nobody else holds the state.
+        let source_stays = point.origin != Origin::Memory
+            || self
+                .ready()
+                .any(|(_, w)| stays(w) && w.held.as_ref() == Some(&point.state));
+        let chosen: Vec<WorkerId> = self
+            .ready()
+            .filter(|(_, w)| stays(w) || !source_stays)
+            .map(|(id, _)| id.clone())
+            .collect();
+        let membership = &self.config.spec.membership;
+        let limits = (
+            membership.min_workers as usize,
+            membership.max_workers as usize,
+        );
+        let window_ms = u64::try_from(membership.join_window.as_millis()).unwrap_or(u64::MAX);
+        let Phase::Gathering { window_ends } = &mut self.phase else {
+            return;
+        };
+        if chosen.len() < limits.0 {
+            *window_ends = None;
+        } else if !self.began {
+            window_ends.get_or_insert(now.after(window_ms));
+        }
+        match quorum(chosen.len(), limits, *window_ends, now) {
+            Quorum::Wait(reason) => self.explain(reason, false),
+            Quorum::Go(reason) => self.propose(now, &chosen, point, &reason),
+        }
+    }
+
+    /// Gathering while the run is to stop: a state that is only in memory is saved first, by
+    /// whoever is left.
+    fn gather_to_stop(&mut self, now: Millis, point: ResumePoint, reason: String) {
+        let newest = self
+            .lineage
+            .newest(self.checkpoints.committed())
+            .map(|c| c.state.clone());
+        let saved = newest.unwrap_or(Held {
+            step: Default::default(),
+            digest: String::new(),
+        });
+        if point.origin == Origin::Memory && point.state.step > saved.step {
+            let all: Vec<WorkerId> = self.ready().map(|(id, _)| id.clone()).collect();
+            return self.propose(now, &all, point, "the state is saved before the run stops");
+        }
+        self.close(End::Stopped(saved.clone()), saved, reason);
+    }
+
+    fn ready(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+        self.workers.iter().filter(|(_, worker)| worker.rankable())
+    }
+
+    fn resume_point(&self) -> ResumePoint {
+        let holders: Vec<Holder> = self
+            .ready()
+            .map(|(id, worker)| Holder {
+                held: worker.held.clone(),
+                survivor: self.members.contains(id),
+            })
+            .collect();
+        decide(
+            &holders,
+            self.config.exact(),
+            self.checkpoints.committed(),
+            &self.lineage,
+        )
+    }
+
+    /// Asks for the record of the next generation. Nobody hears of it before it is durable.
+    fn propose(&mut self, now: Millis, chosen: &[WorkerId], point: ResumePoint, why: &str) {
+        let candidates = self
+            .ready()
+            .filter(|(id, _)| chosen.contains(id))
+            .map(|(id, w)| Candidate {
+                worker: id.clone(),
+                host: w.host.clone(),
+                was: self.members.iter().position(|member| member == id),
+                holds: w.held.as_ref() == Some(&point.state),
+                joined: w.joined,
+            });
+        let max = self.config.spec.membership.max_workers as usize;
+        let members = assign(candidates.collect(), max);
+        let fingerprint = members
+            .first()
+            .and_then(|first| self.workers.get(first))
+            .map(|worker| worker.fingerprint.clone())
+            .filter(|_| self.config.exact())
+            .unwrap_or_default();
+        let record = GenerationRecord {
+            generation: self.generation.next(),
+            members,
+            resume: point.state,
+            origin: point.origin,
+            fingerprint,
+        };
+        self.idle_since.get_or_insert(now);
+        self.began = true;
+        self.effects
+            .push(Effect::Journal(Record::Generation(record.clone())));
+        let reason = format!(
+            "{why}; {}; generation {} is being recorded",
+            point.reason, record.generation
+        );
+        self.enter(Phase::Journaling(record), reason);
+    }
+
+    /// The record asked for is durable.
+    pub(super) fn on_journaled(&mut self, now: Millis) {
+        match &self.phase {
+            Phase::Journaling(record) => {
+                let record = record.clone();
+                self.begin(now, record);
+            }
+            Phase::Closing(_) => self.closed(),
+            _ => self.log(
+                Level::Error,
+                "a record became durable that nobody asked for".into(),
+            ),
+        }
+    }
+
+    fn begin(&mut self, now: Millis, record: GenerationRecord) {
+        self.generation = record.generation;
+        self.members = record.members.clone();
+        self.lineage.push(record.generation, record.resume.step);
+        self.checkpoints.abandon();
+        if self.config.exact() {
+            self.fingerprint.get_or_insert(record.fingerprint.clone());
+        }
+        let rankable = |id: &WorkerId| self.workers.get(id).is_some_and(Worker::rankable);
+        if let Some(gone) = record.members.iter().find(|id| !rankable(id)) {
+            let reason = format!(
+                "{gone} left while generation {} was recorded",
+                record.generation
+            );
+            return self.gather(now, reason);
+        }
+        let form = self.form_ring(&record);
+        for (rank, id) in record.members.iter().enumerate() {
+            if let Some(worker) = self.workers.get_mut(id) {
+                worker.bound = Some(record.generation);
+            }
+            let rank = u32::try_from(rank).unwrap_or(u32::MAX);
+            self.send(
+                id,
+                Body::FormRing(v1::FormRing {
+                    rank,
+                    ..form.clone()
+                }),
+            );
+        }
+        let world = record.members.len();
+        let reason = format!(
+            "generation {} forms with {world} workers at step {}",
+            record.generation, record.resume.step
+        );
+        let deadline = now.after(self.config.timing.forming_ms);
+        self.enter(
+            Phase::Forming(Forming {
+                record,
+                deadline,
+                formed: BTreeMap::new(),
+            }),
+            reason,
+        );
+    }
+
+    fn form_ring(&self, record: &GenerationRecord) -> v1::FormRing {
+        let held = |id: &WorkerId| {
+            self.workers
+                .get(id)
+                .is_some_and(|w| w.held.as_ref() == Some(&record.resume))
+        };
+        let root = record.members.iter().position(held).unwrap_or_default();
+        let (origin, checkpoint_key) = match &record.origin {
+            Origin::Initial => (v1::Origin::Initial, String::new()),
+            Origin::Memory => (v1::Origin::Memory, String::new()),
+            Origin::Checkpoint(key) => (v1::Origin::Checkpoint, key.clone()),
+        };
+        let member = |id: &WorkerId| v1::Member {
+            worker_id: id.to_string(),
+            ring_address: self
+                .workers
+                .get(id)
+                .and_then(|w| w.ring_address.clone())
+                .unwrap_or_default(),
+        };
+        v1::FormRing {
+            rank: 0,
+            members: record.members.iter().map(member).collect(),
+            resume: Some(v1::Resume {
+                step: record.resume.step.0,
+                digest: record.resume.digest.clone(),
+                origin: origin.into(),
+                root_rank: u32::try_from(root).unwrap_or(u32::MAX),
+                copy: origin == v1::Origin::Memory && !record.members.iter().all(held),
+                checkpoint_key,
+            }),
+        }
+    }
+
+    /// A member stands in the ring with the state loaded.
+    pub(super) fn on_formed(&mut self, now: Millis, id: &WorkerId, held: Held) {
+        if let Some(worker) = self.workers.get_mut(id) {
+            worker.step = held.step.0;
+        }
+        let Phase::Forming(forming) = &mut self.phase else {
+            return;
+        };
+        let expected = match (&forming.record.origin, forming.formed.first_key_value()) {
+            (Origin::Initial, None) => None,
+            (Origin::Initial, Some((other, state))) => Some((Some(other.clone()), state.clone())),
+            _ => Some((None, forming.record.resume.clone())),
+        };
+        if let Some((other, state)) = expected.filter(|(_, state)| *state != held) {
+            let who = self.named(id);
+            let against = match other {
+                Some(other) => self.named(&other),
+                None => "the resume point".to_owned(),
+            };
+            let message = format!(
+                "{who} formed generation {} with step {} digest {}, {against} has step {} digest {}",
+                self.generation, held.step, held.digest, state.step, state.digest
+            );
+            return self.fail(ErrorKind::Internal, message);
+        }
+        forming.formed.insert(id.clone(), held.clone());
+        if forming.formed.len() == self.members.len() {
+            self.newest = held;
+            self.start(now);
+        }
+    }
+
+    fn start(&mut self, now: Millis) {
+        for id in self.members.clone() {
+            self.send(&id, Body::Start(v1::Start {}));
+        }
+        if let Some(since) = self.idle_since.take() {
+            self.measure(Measure::Rendezvous(now.0.saturating_sub(since.0)));
+        }
+        let reason = format!(
+            "{} workers train from step {}",
+            self.members.len(),
+            self.newest.step
+        );
+        self.enter(Phase::Training, reason);
+        self.release_leavers();
+        self.consider_change(now);
+    }
+
+    /// Those who were asked to leave and are in no generation any more may go.
+    fn release_leavers(&mut self) {
+        let free = |w: &Worker| w.draining.is_some() && w.bound != Some(self.generation);
+        let leavers: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, w)| free(w))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in leavers {
+            self.remove(
+                &id,
+                "it was asked to leave, and the others train on".to_owned(),
+            );
+        }
+    }
+
+    /// Forming took too long: those that did not form are dropped if others did.
+    pub(super) fn forming_is_late(&mut self, now: Millis) {
+        let Phase::Forming(forming) = &self.phase else {
+            return;
+        };
+        let (formed, limit) = (forming.formed.clone(), self.config.timing.forming_ms);
+        let late: Vec<WorkerId> = self
+            .members
+            .iter()
+            .filter(|id| !formed.contains_key(*id))
+            .cloned()
+            .collect();
+        let names: Vec<String> = late.iter().map(|id| self.named(id)).collect();
+        let reason = format!("{} did not form within {limit} ms", names.join(", "));
+        if !formed.is_empty() {
+            for id in &late {
+                self.remove(id, format!("it did not form its ring within {limit} ms"));
+            }
+        }
+        self.fence(now, reason, "forming");
+    }
+
+    /// Ends the current generation in mid-step: no member applies anything more in it once it has
+    /// answered.
+    pub(super) fn fence(&mut self, now: Millis, reason: String, label: &'static str) {
+        self.idle_since.get_or_insert(now);
+        self.measure(Measure::StepAborted(label));
+        if let Some(why) = self.patience.lost(self.steps.highest(), &reason) {
+            return self.fail(ErrorKind::Internal, why);
+        }
+        for id in self.bound_to(self.generation) {
+            self.send(
+                &id,
+                Body::Fence(v1::Fence {
+                    reason: reason.clone(),
+                }),
+            );
+        }
+        let deadline = now.after(self.config.timing.fence_ms);
+        self.enter(Phase::Fencing { deadline }, reason);
+        self.settle(now);
+    }
+
+    /// Only members that can be reached are waited for.
+    pub(super) fn awaits_a_fenced_member(&self) -> bool {
+        let unanswered = |w: &Worker| w.bound == Some(self.generation) && w.session.is_some();
+        self.workers.values().any(unanswered)
+    }
+
+    /// Everybody who can answer the fence has.
+    pub(super) fn fenced(&mut self, now: Millis) {
+        let answered: Generation = self.generation;
+        self.gather(now, format!("generation {answered} is fenced"));
+    }
+
+    /// The fence's deadline has passed: the silent stay bound to the old generation, so they cannot
+    /// be ranked unless they answer after all.
+    pub(super) fn fence_is_late(&mut self, now: Millis) {
+        for id in self.bound_to(self.generation) {
+            let limit = self.config.timing.fence_ms;
+            let name = self.named(&id);
+            self.log(
+                Level::Warn,
+                format!("{name} did not answer the fence within {limit} ms"),
+            );
+        }
+        self.fenced(now);
+    }
+
+    /// A member reports its ring broken.
+    pub(super) fn on_link_lost(&mut self, now: Millis, id: &WorkerId, lost: &v1::LinkLost) {
+        if !self.phase.running() {
+            return;
+        }
+        let accused = self.members.get(lost.accused_rank as usize).cloned();
+        let accused = match accused {
+            Some(accused) => self.named(&accused),
+            None => format!("rank {}", lost.accused_rank),
+        };
+        let reason = format!(
+            "{} lost its link to {accused}: {}",
+            self.named(id),
+            lost.reason
+        );
+        self.fence(now, reason, "link");
+    }
+
+    /// A worker applies nothing more in `generation`.
+    pub(super) fn on_fenced(
+        &mut self,
+        now: Millis,
+        id: &WorkerId,
+        held: Option<Held>,
+        boundary: Boundary,
+    ) {
+        let current = Some(self.generation);
+        let Some(worker) = self.workers.get_mut(id) else {
+            return;
+        };
+        let member = worker.bound == current;
+        worker.bound = None;
+        worker.last = None;
+        worker.held = held.clone();
+        worker.step = held.as_ref().map_or(worker.step, |held| held.step.0);
+        if !member {
+            self.log(
+                Level::Info,
+                format!("{id} answered an old fence and is a spare"),
+            );
+            return self.settle(now);
+        }
+        match (&mut self.phase, boundary) {
+            (Phase::Draining(draining), _) => {
+                draining.answers.insert(id.clone(), (boundary, held));
+            }
+            (Phase::Forming(_), _) | (Phase::Training, Boundary::Unspecified) => {
+                let reason = format!("{} left the generation in mid-step", self.named(id));
+                return self.fence(now, reason, "link");
+            }
+            (Phase::Training, _) => {
+                let reason = format!("{} reached a boundary", self.named(id));
+                let answers = BTreeMap::from([(id.clone(), (boundary, held))]);
+                self.enter_draining(now, boundary, reason, answers);
+            }
+            _ => {}
+        }
+        self.settle(now);
+    }
+}

@@ -1,0 +1,233 @@
+//! The machine itself: its state, and which event goes to which handler.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringmaster_proto::{Generation, Step, Term, WorkerId};
+
+use super::checkpoint::{Checkpoints, Lineage};
+use super::membership::Worker;
+use super::patience::Patience;
+use super::phase::Phase;
+use super::steps::StepLog;
+use super::{Config, Effect, Event, Level, Measure, Millis, Recovered, Session};
+use crate::record::Held;
+
+/// One run, as its one owner sees it.
+pub struct RunMachine {
+    pub(super) config: Config,
+    pub(super) term: Term,
+    /// The last recorded generation.
+    pub(super) generation: Generation,
+    /// Its workers in rank order; who of them still acts in it is `Worker::bound`.
+    pub(super) members: Vec<WorkerId>,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) phase: Phase,
+    /// Why it is in this phase.
+    pub(super) reason: String,
+    pub(super) lineage: Lineage,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) steps: StepLog,
+    pub(super) patience: Patience,
+    /// What workers of an exact run must share, once a generation is recorded.
+    pub(super) fingerprint: Option<String>,
+    /// Workers turned away because they compute differently.
+    pub(super) refused: BTreeSet<WorkerId>,
+    /// Why the run is to stop, once it is.
+    pub(super) stop: Option<String>,
+    /// The join window applies only before this coordinator's first generation.
+    pub(super) began: bool,
+    /// Since when nobody trains, while a generation is on its way.
+    pub(super) idle_since: Option<Millis>,
+    pub(super) attended: u64,
+    /// Newest state and loss heard of, for `status`.
+    pub(super) newest: Held,
+    pub(super) loss: f64,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl RunMachine {
+    /// Starts where the journal ends.
+    pub fn new(config: Config, recovered: Recovered) -> Self {
+        let lineage = Lineage::new(recovered.lineage);
+        let newest = lineage
+            .newest(&recovered.checkpoints)
+            .map(|c| c.state.clone());
+        let newest = newest.unwrap_or(Held {
+            step: Step(0),
+            digest: String::new(),
+        });
+        Self {
+            config,
+            term: recovered.term,
+            generation: recovered.generation,
+            members: Vec::new(),
+            workers: BTreeMap::new(),
+            phase: Phase::Gathering { window_ends: None },
+            reason: "no worker has attended yet".to_owned(),
+            lineage,
+            checkpoints: Checkpoints::new(recovered.checkpoints),
+            steps: StepLog::new(newest.step),
+            patience: Patience::default(),
+            fingerprint: recovered
+                .fingerprint
+                .filter(|fingerprint| !fingerprint.is_empty()),
+            refused: BTreeSet::new(),
+            stop: None,
+            began: false,
+            idle_since: None,
+            attended: 0,
+            newest,
+            loss: 0.0,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes one event and returns what to do, in order.
+    pub fn apply(&mut self, now: Millis, event: Event) -> Vec<Effect> {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return Vec::new();
+        }
+        match event {
+            Event::Attended {
+                worker,
+                session,
+                host,
+                pid,
+            } => {
+                self.on_attended(now, &worker, session, (host, pid));
+            }
+            Event::Detached { worker, session } => self.on_detached(now, &worker, session),
+            Event::Report {
+                worker,
+                session,
+                report,
+            } => {
+                self.on_report(now, &worker, session, report);
+            }
+            Event::Tick => self.on_tick(now),
+            Event::StopRequested { reason } => self.on_stop_requested(now, reason),
+            Event::Journaled => self.on_journaled(now),
+            Event::CheckpointCommitted(committed) => self.on_committed(committed),
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn on_attended(
+        &mut self,
+        now: Millis,
+        id: &WorkerId,
+        session: Session,
+        (host, pid): (String, u32),
+    ) {
+        let known = self.workers.get(id);
+        if let Some(old) = known.and_then(|worker| worker.session) {
+            self.effects.push(Effect::Close(old));
+        }
+        let returns = known.is_some_and(|worker| worker.bound == Some(self.generation));
+        if !returns {
+            self.attended += 1;
+            self.workers
+                .insert(id.clone(), Worker::new(host, pid, self.attended, now));
+        }
+        if let Some(worker) = self.workers.get_mut(id) {
+            worker.session = Some(session);
+            worker.lease.renew(now);
+        }
+        self.log(
+            Level::Info,
+            format!("{id} {}", if returns { "is back" } else { "attends" }),
+        );
+        self.welcome(id);
+        if returns {
+            self.repeat(id);
+        } else if matches!(self.phase, Phase::Gathering { .. }) {
+            self.try_form(now);
+        }
+    }
+
+    /// A member without a stream stays one until its lease ends or a neighbour misses it: losing the
+    /// control stream does not stop training. Anybody else is simply gone.
+    fn on_detached(&mut self, now: Millis, id: &WorkerId, session: Session) {
+        let Some(worker) = self.workers.get_mut(id) else {
+            return;
+        };
+        if worker.session != Some(session) {
+            return;
+        }
+        worker.session = None;
+        if worker.bound == Some(self.generation) {
+            self.log(Level::Warn, format!("{} lost its stream", self.named(id)));
+        } else {
+            self.log(Level::Info, format!("{id} is gone: its stream ended"));
+            self.workers.remove(id);
+        }
+        self.settle(now);
+    }
+
+    /// A worker is lost for good.
+    pub(super) fn lost(&mut self, now: Millis, id: &WorkerId, why: &str, label: &'static str) {
+        let name = self.named(id);
+        let bound = self
+            .workers
+            .get(id)
+            .is_some_and(|w| w.bound == Some(self.generation));
+        self.log(Level::Warn, format!("{name} is lost: {why}"));
+        self.forget(id);
+        if bound && self.phase.running() {
+            self.fence(now, format!("{name} is lost: {why}"), label);
+        } else {
+            self.settle(now);
+        }
+    }
+
+    fn on_tick(&mut self, now: Millis) {
+        let lease = self.config.timing.lease_ms;
+        let silent: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.lease.expired(now, lease))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in silent {
+            self.measure(Measure::LeaseExpired);
+            self.lost(
+                now,
+                &id,
+                &format!("it was not heard for {lease} ms"),
+                "lease",
+            );
+        }
+        match &self.phase {
+            Phase::Forming(forming) if now >= forming.deadline => self.forming_is_late(now),
+            Phase::Fencing { deadline } if now >= *deadline => self.fence_is_late(now),
+            Phase::Draining(draining) if now >= draining.deadline => {
+                let limit = self.config.timing.draining_ms;
+                self.fence(
+                    now,
+                    format!("no boundary was reached within {limit} ms"),
+                    "drain",
+                );
+            }
+            _ => self.settle(now),
+        }
+    }
+
+    fn on_stop_requested(&mut self, now: Millis, reason: String) {
+        if self.stop.is_none() {
+            self.log(Level::Info, format!("the run is to stop: {reason}"));
+            self.stop = Some(reason);
+        }
+        self.settle(now);
+    }
+
+    /// Looks whether something the present phase waits for has come about.
+    pub(super) fn settle(&mut self, now: Millis) {
+        match &self.phase {
+            Phase::Gathering { .. } => self.try_form(now),
+            Phase::Training => self.consider_change(now),
+            Phase::Fencing { .. } if !self.awaits_a_fenced_member() => self.fenced(now),
+            Phase::Draining(_) if self.bound_to(self.generation).is_empty() => self.drained(now),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Who is in the next generation, and with which rank.
+
+use ringmaster_proto::{Generation, WorkerId};
+
+use super::lease::Lease;
+use super::{Millis, Session};
+use crate::record::Held;
+use ringmaster_proto::v1;
+
+/// What the machine knows of one worker.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) host: String,
+    pub(super) pid: u32,
+    /// Its stream, if it has one.
+    pub(super) session: Option<Session>,
+    pub(super) lease: Lease,
+    /// Order of first attendance.
+    pub(super) joined: u64,
+    /// Where its ring listens; absent while it prepares.
+    pub(super) ring_address: Option<String>,
+    pub(super) fingerprint: String,
+    /// The state it holds, as last reported.
+    pub(super) held: Option<Held>,
+    /// The generation it may still act in; see the module doc of `run`.
+    pub(super) bound: Option<Generation>,
+    /// Why it is leaving.
+    pub(super) draining: Option<String>,
+    /// Steps applied, as last reported.
+    pub(super) step: u64,
+    /// Said last in this generation; repeated when it attends again.
+    pub(super) last: Option<v1::Directive>,
+}
+
+impl Worker {
+    pub(super) fn new(host: String, pid: u32, joined: u64, now: Millis) -> Self {
+        Self {
+            host,
+            pid,
+            session: None,
+            lease: Lease::new(now),
+            joined,
+            ring_address: None,
+            fingerprint: String::new(),
+            held: None,
+            bound: None,
+            draining: None,
+            step: 0,
+            last: None,
+        }
+    }
+
+    /// Whether it can be given a rank.
+    pub(super) fn rankable(&self) -> bool {
+        self.session.is_some() && self.ring_address.is_some() && self.bound.is_none()
+    }
+}
+
+/// A worker that can be given a rank.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub(super) worker: WorkerId,
+    pub(super) host: String,
+    /// Its rank in the last generation.
+    pub(super) was: Option<usize>,
+    pub(super) holds: bool,
+    pub(super) joined: u64,
+}
+
+/// Ranks, in order.
+///
+/// Those who had a rank come first, in that order, then holders of a state, then the others as they
+/// joined; whoever is beyond `max` is a spare. Ranks of one host are adjacent, so that most links
+/// of the ring stay inside a host.
+pub(super) fn assign(mut candidates: Vec<Candidate>, max: usize) -> Vec<WorkerId> {
+    candidates.sort_by_key(|c| (c.was.unwrap_or(usize::MAX), !c.holds, c.joined));
+    candidates.truncate(max);
+    let hosts: Vec<String> = candidates.iter().map(|c| c.host.clone()).collect();
+    let first = |host: &String| hosts.iter().position(|h| h == host);
+    candidates.sort_by_key(|c| first(&c.host));
+    candidates.into_iter().map(|c| c.worker).collect()
+}
+
+/// Whether there are enough workers to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Quorum {
+    /// Not yet, and why.
+    Wait(String),
+    /// Yes, and why.
+    Go(String),
+}
+
+/// Decides whether to begin with `ready` workers. `window_ends` is the end of the join window where
+/// one applies: the first generation waits that long for more than the least.
+pub(super) fn quorum(
+    ready: usize,
+    (min, max): (usize, usize),
+    window_ends: Option<Millis>,
+    now: Millis,
+) -> Quorum {
+    if ready < min {
+        return Quorum::Wait(format!("{ready} of at least {min} workers are ready"));
+    }
+    match window_ends {
+        Some(ends) if ready < max && now < ends => {
+            let left = (ends.0 - now.0).div_ceil(1_000);
+            Quorum::Wait(format!(
+                "{ready} workers are ready; {left} s left for more to join"
+            ))
+        }
+        _ => Quorum::Go(format!("{ready} workers are ready")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn candidate(name: &str, host: &str, was: Option<usize>, joined: u64) -> Candidate {
+        Candidate {
+            worker: WorkerId::new(name).unwrap(),
+            host: host.to_owned(),
+            was,
+            holds: was.is_some(),
+            joined,
+        }
+    }
+
+    fn names(ranks: &[WorkerId]) -> Vec<&str> {
+        ranks.iter().map(WorkerId::as_str).collect()
+    }
+
+    #[test]
+    fn survivors_keep_their_order_and_joiners_come_last() {
+        let ranks = assign(
+            vec![
+                candidate("d", "x", None, 1),
+                candidate("c", "x", Some(2), 2),
+                candidate("a", "x", Some(0), 3),
+            ],
+            8,
+        );
+        assert_eq!(names(&ranks), ["a", "c", "d"]);
+    }
+
+    #[test]
+    fn ranks_of_one_host_are_adjacent() {
+        let hosts = ["x", "y", "x", "z", "y"];
+        let all = ["a", "b", "c", "d", "e"].iter().zip(hosts).enumerate();
+        let ranks = assign(
+            all.map(|(i, (n, h))| candidate(n, h, None, i as u64))
+                .collect(),
+            5,
+        );
+        assert_eq!(names(&ranks), ["a", "c", "b", "e", "d"]);
+    }
+
+    #[test]
+    fn workers_beyond_the_largest_world_are_spares() {
+        let all = ["a", "b", "c"].iter().enumerate();
+        let ranks = assign(
+            all.map(|(i, n)| candidate(n, "x", None, i as u64))
+                .collect(),
+            2,
+        );
+        assert_eq!(names(&ranks), ["a", "b"]);
+    }
+
+    #[test]
+    fn too_few_workers_wait_whatever_the_time() {
+        let late = Millis(1_000_000);
+        assert!(matches!(quorum(1, (2, 4), None, late), Quorum::Wait(_)));
+        assert!(matches!(quorum(2, (2, 4), None, Millis(0)), Quorum::Go(_)));
+    }
+
+    #[test]
+    fn the_join_window_ends_early_when_everybody_is_there() {
+        let window = Some(Millis(5_000));
+        assert!(matches!(
+            quorum(2, (2, 4), window, Millis(4_999)),
+            Quorum::Wait(_)
+        ));
+        assert!(matches!(
+            quorum(2, (2, 4), window, Millis(5_000)),
+            Quorum::Go(_)
+        ));
+        assert!(matches!(
+            quorum(4, (2, 4), window, Millis(0)),
+            Quorum::Go(_)
+        ));
+    }
+}

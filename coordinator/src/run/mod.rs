@@ -1,0 +1,144 @@
+//! The run machine: who is in the run, what state they continue from, when it is over.
+//!
+//! Words. A **spec** is what somebody asked for; a **run** is what the journal says was decided; a
+//! **generation** is one agreed membership; a **session** is one stream of one worker. A worker is
+//! **bound** to a generation from FormRing until it has answered a fence of it: until then nobody
+//! knows what it may still apply, so it can be a member of nothing else.
+//!
+//! Everything here is pure: no task, no socket, no clock, no random number. [`RunMachine::apply`]
+//! takes the time and one event and returns effects; `actor.rs` carries them out.
+//!
+//! ```text
+//! Gathering --enough workers--> Journaling --record durable--> Forming --all formed--> Training
+//!     ^                                                          |                        |
+//!     |                                             link lost, deadline        link lost, | planned
+//!     |                                                          v           worker lost  v change
+//!     +---------------- all answered, or the deadline ------- Fencing <---------------- Draining
+//!     +---------------- boundary RECONFIGURE -------------------------------------------- |
+//!                                              boundary STOP or FINISHED                  v
+//!                        Ended <--record durable-- Closing <------------------------------+
+//! ```
+//! A run that cannot go on is Ended (failed) from any phase.
+
+mod checkpoint;
+mod directives;
+mod ending;
+mod event;
+mod forming;
+mod lease;
+mod machine;
+mod membership;
+mod patience;
+mod phase;
+mod reports;
+mod resume;
+mod status;
+mod steps;
+
+#[cfg(test)]
+mod tests;
+
+use ringmaster_proto::spec::Reduction;
+use ringmaster_proto::{ErrorKind, Generation, RunSpec, Step, Term};
+
+use crate::record::{Committed, CorpusFacts, Held};
+
+pub use event::{Effect, Event, Level, Measure, Session};
+pub use machine::RunMachine;
+
+/// Milliseconds since the coordinator started, from a clock that never goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// This moment plus `milliseconds`.
+    pub fn after(self, milliseconds: u64) -> Self {
+        Self(self.0.saturating_add(milliseconds))
+    }
+}
+
+/// Deadlines of the control plane, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How often a worker says it is alive.
+    pub heartbeat_ms: u64,
+    /// A worker unheard for this long is lost.
+    pub lease_ms: u64,
+    /// Who has not answered a fence by then is not a member of the next generation.
+    pub fence_ms: u64,
+    /// A generation that has not formed by then is tried again without those that did not form.
+    pub forming_ms: u64,
+    /// A drain that has not reached its boundary by then ends in a fence. Long: with a slow store
+    /// it includes writing a checkpoint.
+    pub draining_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 1_000,
+            lease_ms: 10_000,
+            fence_ms: 2_000,
+            forming_ms: 30_000,
+            draining_ms: 300_000,
+        }
+    }
+}
+
+/// What the machine needs to know about the run; fixed for its life.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What was asked for.
+    pub spec: RunSpec,
+    /// The corpus, by hash, and the length.
+    pub corpus: CorpusFacts,
+    /// URL of the run's root in the store.
+    pub root_url: String,
+    /// Where the admin HTTP listens, for `status`.
+    pub admin_address: String,
+    /// Deadlines.
+    pub timing: Timing,
+}
+
+impl Config {
+    /// Whether a redo is bit-identical, so that workers must compute alike.
+    pub(crate) fn exact(&self) -> bool {
+        self.spec.train.reduction == Reduction::Exact
+    }
+
+    /// Length of the run.
+    pub(crate) fn total_steps(&self) -> Step {
+        Step(self.corpus.total_steps)
+    }
+}
+
+/// What replaying the journal told this coordinator.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The term this coordinator has taken.
+    pub term: Term,
+    /// The last recorded generation; 0 if there was none.
+    pub generation: Generation,
+    /// Where each recorded generation resumed, ascending: what of the past survived.
+    pub lineage: Vec<(Generation, Step)>,
+    /// Checkpoints that are complete in the store, ascending.
+    pub checkpoints: Vec<Committed>,
+    /// Fingerprint of the run's workers, if a generation was recorded.
+    pub fingerprint: Option<String>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The last step is done and its state is saved.
+    Finished(Held),
+    /// Stopped on request, resumable.
+    Stopped(Held),
+    /// It cannot go on.
+    Failed {
+        /// What to do about it.
+        kind: ErrorKind,
+        /// One sentence.
+        message: String,
+    },
+}

@@ -1,0 +1,440 @@
+//! Fake workers, a store that is always up, and a clock that moves when told.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ringmaster_proto::checkpoint::CheckpointManifest;
+use ringmaster_proto::v1::directive::Body as Said;
+use ringmaster_proto::v1::worker_report::Body;
+use ringmaster_proto::v1::{self, Boundary};
+use ringmaster_proto::{Generation, RunSpec, Step, Term, WorkerId, keys};
+
+use crate::metrics_log::StepLine;
+use crate::record::{Committed, CorpusFacts, GenerationRecord, Held, Record};
+use crate::run::{Config, Effect, End, Event, Millis, Recovered, RunMachine, Session, Timing};
+
+pub(super) const TERM: u64 = 3;
+
+pub(super) fn id(name: &str) -> WorkerId {
+    WorkerId::new(name).unwrap()
+}
+
+/// The one state there is at a step: every redo of these fakes is exact.
+pub(super) fn state(step: u64) -> v1::Held {
+    v1::Held {
+        step,
+        digest: format!("{step:064x}"),
+    }
+}
+
+pub(super) fn held(step: u64) -> Held {
+    Held::from(&state(step))
+}
+
+pub(super) fn config(overrides: &[&str]) -> Config {
+    let mut all = vec![
+        "run.name=t",
+        "data.lanes=4",
+        "membership.join_window=\"0s\"",
+    ];
+    all.extend(overrides);
+    let all: Vec<String> = all.into_iter().map(str::to_owned).collect();
+    Config {
+        spec: RunSpec::parse("", &all).unwrap(),
+        corpus: CorpusFacts {
+            corpus_hash: "c".into(),
+            validation_hash: String::new(),
+            tokenizer_hash: "t".into(),
+            total_steps: 100,
+        },
+        root_url: "memory:///".into(),
+        admin_address: "127.0.0.1:0".into(),
+        timing: Timing::default(),
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Fake {
+    pub(super) session: Option<Session>,
+    pub(super) held: Option<v1::Held>,
+    pub(super) generation: u64,
+    pub(super) rank: u32,
+    pub(super) world: u32,
+    pub(super) training: bool,
+    /// Hears, and says nothing: a stopped process.
+    pub(super) mute: bool,
+    /// Answers everything but FormRing.
+    pub(super) never_forms: bool,
+    pub(super) heard: Vec<Said>,
+}
+
+pub(super) struct Net {
+    pub(super) machine: RunMachine,
+    pub(super) now: Millis,
+    pub(super) workers: BTreeMap<WorkerId, Fake>,
+    pub(super) journal: Vec<Record>,
+    /// Records wait here while `slow_store` is set.
+    pub(super) unwritten: Vec<Record>,
+    pub(super) slow_store: bool,
+    pub(super) manifests: Vec<CheckpointManifest>,
+    pub(super) deleted: Vec<String>,
+    pub(super) lines: Vec<StepLine>,
+    pub(super) logs: Vec<String>,
+    pub(super) end: Option<End>,
+    pub(super) fingerprint: &'static str,
+    sessions: u64,
+    queue: VecDeque<Event>,
+}
+
+impl Net {
+    pub(super) fn new(overrides: &[&str]) -> Self {
+        let recovered = Recovered {
+            term: Term(TERM),
+            ..Default::default()
+        };
+        Self::recovered(overrides, recovered)
+    }
+
+    pub(super) fn recovered(overrides: &[&str], recovered: Recovered) -> Self {
+        Self {
+            machine: RunMachine::new(config(overrides), recovered),
+            now: Millis(0),
+            workers: BTreeMap::new(),
+            journal: Vec::new(),
+            unwritten: Vec::new(),
+            slow_store: false,
+            manifests: Vec::new(),
+            deleted: Vec::new(),
+            lines: Vec::new(),
+            logs: Vec::new(),
+            end: None,
+            fingerprint: "f",
+            sessions: 0,
+            queue: VecDeque::new(),
+        }
+    }
+
+    /// A run that trains with these workers.
+    pub(super) fn training(names: &[&str], overrides: &[&str]) -> Self {
+        let min = format!("membership.min_workers={}", names.len());
+        let mut all = vec![min.as_str()];
+        all.extend(overrides);
+        let mut net = Self::new(&all);
+        for name in names {
+            net.attend(name);
+        }
+        assert_eq!(net.phase(), "training", "{}", net.machine.status().reason);
+        net
+    }
+
+    pub(super) fn attend(&mut self, name: &str) {
+        self.sessions += 1;
+        let session = Session(self.sessions);
+        self.workers.entry(id(name)).or_default().session = Some(session);
+        let event = Event::Attended {
+            worker: id(name),
+            session,
+            host: "h".into(),
+            pid: 1,
+        };
+        self.deliver(event);
+    }
+
+    /// The process is gone; its stream breaks.
+    pub(super) fn kill(&mut self, name: &str) {
+        let session = self
+            .workers
+            .remove(&id(name))
+            .and_then(|fake| fake.session)
+            .unwrap();
+        self.deliver(Event::Detached {
+            worker: id(name),
+            session,
+        });
+    }
+
+    pub(super) fn report(&mut self, name: &str, body: Body) {
+        let generation = self.workers[&id(name)].generation;
+        self.report_in(name, TERM, generation, body);
+    }
+
+    pub(super) fn report_in(&mut self, name: &str, term: u64, generation: u64, body: Body) {
+        let event = self.event(&id(name), term, generation, body);
+        self.deliver(event);
+    }
+
+    fn event(&self, worker: &WorkerId, term: u64, generation: u64, body: Body) -> Event {
+        let session = self.workers[worker].session.unwrap();
+        let report = v1::WorkerReport {
+            run_id: "t".into(),
+            worker_id: worker.to_string(),
+            term,
+            generation,
+            body: Some(body),
+        };
+        Event::Report {
+            worker: worker.clone(),
+            session,
+            report,
+        }
+    }
+
+    pub(super) fn link_lost(&mut self, name: &str, accused_rank: u32) {
+        self.report(
+            name,
+            Body::LinkLost(v1::LinkLost {
+                accused_rank,
+                reason: "reset".into(),
+            }),
+        );
+    }
+
+    /// One worker completes one step.
+    pub(super) fn step(&mut self, name: &str) {
+        let fake = self.workers.get_mut(&id(name)).unwrap();
+        assert!(fake.training, "{name} does not train");
+        let step = fake.held.as_ref().unwrap().step + 1;
+        fake.held = Some(state(step));
+        let done = v1::StepDone {
+            step,
+            loss: 1.0 / step as f64,
+            ..Default::default()
+        };
+        self.report(name, Body::StepDone(done));
+    }
+
+    /// Every training worker completes `steps` steps.
+    pub(super) fn steps(&mut self, steps: usize) {
+        for _ in 0..steps {
+            for name in self.training_names() {
+                self.step(&name);
+            }
+        }
+    }
+
+    pub(super) fn training_names(&self) -> Vec<String> {
+        let training = self
+            .workers
+            .iter()
+            .filter(|(_, fake)| fake.training && !fake.mute);
+        training.map(|(id, _)| id.to_string()).collect()
+    }
+
+    /// One worker writes its part of the state it holds.
+    pub(super) fn write_part(&mut self, name: &str) {
+        let written = self.part(&id(name));
+        self.report(name, Body::PartWritten(written));
+    }
+
+    fn part(&self, worker: &WorkerId) -> v1::PartWritten {
+        let fake = &self.workers[worker];
+        let held = fake.held.clone().unwrap();
+        let folder = keys::checkpoint(Generation(fake.generation), Step(held.step), &held.digest);
+        v1::PartWritten {
+            step: held.step,
+            digest: held.digest,
+            part: fake.rank,
+            parts: fake.world,
+            key: keys::checkpoint_part(&folder, fake.rank, fake.world),
+            bytes: 10,
+            blake3: "b".into(),
+        }
+    }
+
+    /// Time passes; whoever can says it is alive.
+    pub(super) fn pass(&mut self, milliseconds: u64) {
+        let until = self.now.after(milliseconds);
+        while self.now < until {
+            self.now = self.now.after(500).min(until);
+            let speaks = |fake: &Fake| !fake.mute && fake.session.is_some();
+            let alive: Vec<WorkerId> = self
+                .workers
+                .iter()
+                .filter(|(_, f)| speaks(f))
+                .map(|(w, _)| w.clone())
+                .collect();
+            for worker in alive {
+                let event = self.event(&worker, TERM, 0, Body::Alive(v1::Alive {}));
+                self.deliver(event);
+            }
+            self.deliver(Event::Tick);
+        }
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.deliver(Event::StopRequested {
+            reason: "ctrl-c".into(),
+        });
+    }
+
+    /// The store answers again.
+    pub(super) fn write_journal(&mut self) {
+        self.slow_store = false;
+        for record in std::mem::take(&mut self.unwritten) {
+            self.journal.push(record);
+            self.deliver(Event::Journaled);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, event: Event) {
+        self.queue.push_back(event);
+        while let Some(event) = self.queue.pop_front() {
+            for effect in self.machine.apply(self.now, event) {
+                assert!(self.end.is_none(), "{effect:?} after the end");
+                self.carry_out(effect);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { session, directive } => self.hear(session, directive),
+            Effect::Close(session) => {
+                for fake in self
+                    .workers
+                    .values_mut()
+                    .filter(|f| f.session == Some(session))
+                {
+                    fake.session = None;
+                    fake.training = false;
+                }
+            }
+            Effect::Journal(record) if self.slow_store => self.unwritten.push(record),
+            Effect::Journal(record) => {
+                self.journal.push(record);
+                self.queue.push_back(Event::Journaled);
+            }
+            Effect::CommitCheckpoint(manifest, committed) => {
+                self.journal
+                    .push(Record::CheckpointCommitted(committed.clone()));
+                self.manifests.push(manifest);
+                self.queue.push_back(Event::CheckpointCommitted(committed));
+            }
+            Effect::DeleteCheckpoint(folder) => self.deleted.push(folder),
+            Effect::StepCompleted(line) => self.lines.push(line),
+            Effect::Log(_, text) => self.logs.push(text),
+            Effect::End(end) => self.end = Some(end),
+            Effect::Publish(_) | Effect::Measure(_) => {}
+        }
+    }
+
+    fn hear(&mut self, session: Session, directive: v1::Directive) {
+        assert_eq!(directive.term, TERM);
+        let found = self
+            .workers
+            .iter_mut()
+            .find(|(_, fake)| fake.session == Some(session));
+        let Some((worker, fake)) = found else { return };
+        let worker = worker.clone();
+        let body = directive.body.unwrap();
+        fake.heard.push(body.clone());
+        if fake.mute {
+            return;
+        }
+        match body {
+            Said::Welcome(_) if fake.generation == 0 => {
+                let prepared = v1::Prepared {
+                    ring_address: format!("127.0.0.1:{}", 1000 + session.0),
+                    fingerprint: self.fingerprint.into(),
+                    held: fake.held.clone(),
+                };
+                self.answer(&worker, directive.generation, Body::Prepared(prepared));
+            }
+            Said::Fence(_) => {
+                fake.training = false;
+                self.end_generation(&worker, directive.generation, Boundary::Unspecified);
+            }
+            Said::FormRing(form) => {
+                let resume = form.resume.unwrap();
+                fake.generation = directive.generation;
+                fake.rank = form.rank;
+                fake.world = form.members.len() as u32;
+                if !fake.never_forms {
+                    fake.held = Some(state(resume.step));
+                    let formed = v1::Formed {
+                        held: fake.held.clone(),
+                    };
+                    self.answer(&worker, directive.generation, Body::Formed(formed));
+                }
+            }
+            Said::Start(_) => fake.training = true,
+            Said::Drain(drain) => {
+                fake.training = false;
+                let boundary = Boundary::try_from(drain.intent).unwrap();
+                if boundary == Boundary::Stop {
+                    let part = self.part(&worker);
+                    self.answer(&worker, directive.generation, Body::PartWritten(part));
+                }
+                self.end_generation(&worker, directive.generation, boundary);
+            }
+            Said::Welcome(_) | Said::Stop(_) => {}
+        }
+    }
+
+    fn end_generation(&mut self, worker: &WorkerId, generation: u64, boundary: Boundary) {
+        let held = self.workers[worker].held.clone();
+        let fenced = v1::Fenced {
+            held,
+            boundary: boundary.into(),
+        };
+        self.answer(worker, generation, Body::Fenced(fenced));
+    }
+
+    fn answer(&mut self, worker: &WorkerId, generation: u64, body: Body) {
+        let event = self.event(worker, TERM, generation, body);
+        self.queue.push_back(event);
+    }
+
+    pub(super) fn phase(&self) -> String {
+        self.machine.status().phase
+    }
+
+    pub(super) fn generations(&self) -> Vec<&GenerationRecord> {
+        let generation = |record| match record {
+            &Record::Generation(ref generation) => Some(generation),
+            _ => None,
+        };
+        self.journal.iter().filter_map(generation).collect()
+    }
+
+    pub(super) fn last_generation(&self) -> &GenerationRecord {
+        self.generations().last().unwrap()
+    }
+
+    pub(super) fn members(&self) -> Vec<&str> {
+        self.last_generation()
+            .members
+            .iter()
+            .map(WorkerId::as_str)
+            .collect()
+    }
+
+    pub(super) fn committed(&self) -> Vec<Committed> {
+        let committed = |record: &Record| match record {
+            Record::CheckpointCommitted(committed) => Some(committed.clone()),
+            _ => None,
+        };
+        self.journal.iter().filter_map(committed).collect()
+    }
+
+    /// The last FormRing a worker heard.
+    pub(super) fn form_ring(&self, name: &str) -> v1::FormRing {
+        let form = |said: &Said| match said {
+            Said::FormRing(form) => Some(form.clone()),
+            _ => None,
+        };
+        self.workers[&id(name)]
+            .heard
+            .iter()
+            .rev()
+            .find_map(form)
+            .unwrap()
+    }
+
+    pub(super) fn stopped_with(&self, name: &str) -> Option<v1::Outcome> {
+        let stop = |said: &Said| match said {
+            Said::Stop(stop) => v1::Outcome::try_from(stop.outcome).ok(),
+            _ => None,
+        };
+        self.workers[&id(name)].heard.iter().rev().find_map(stop)
+    }
+}

@@ -1,0 +1,8 @@
+//! Synthetic events only: fake workers answer directives, the harness plays network, store and clock.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod ending;
+mod harness;
+mod membership;
+mod random;
+mod recovery;
