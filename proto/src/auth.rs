@@ -88,7 +88,8 @@ impl RunToken {
         *hasher.finalize().as_bytes()
     }
 
-    fn hex(&self) -> String {
+    /// The token as its file holds it, for the one other place that may: a Kubernetes Secret.
+    pub fn hex(&self) -> String {
         blake3::Hash::from_bytes(self.0).to_hex().to_string()
     }
 }
