@@ -1,0 +1,183 @@
+//! A folder to run the command in as a user would, and proof that a run leaves nothing outside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::leftovers::{self, Marker};
+use crate::process::{Finished, Process};
+use crate::s3::S3Server;
+
+/// The run file most tests lay their overrides over.
+pub const SMALL_RUN: &str = include_str!("../fixtures/small.toml");
+
+/// Name of the run in [`SMALL_RUN`].
+pub const SMALL: &str = "small";
+
+/// Where runs of real processes happen, one at a time: a second run would only slow both down.
+pub struct Sandbox {
+    command: PathBuf,
+    folder: tempfile::TempDir,
+    environment: BTreeMap<String, String>,
+    marker: Marker,
+    outside_before: BTreeSet<PathBuf>,
+    sockets: BTreeSet<u64>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Sandbox {
+    /// A folder that holds `run.toml` ([`SMALL_RUN`]); `command` is the binary under test.
+    pub fn new(command: &str) -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        // A test that failed before has cleaned up all the same.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        leftovers::adopt_orphans();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("tmp")).expect("a folder for temporary files");
+        let sandbox = Self {
+            command: command.into(),
+            environment: BTreeMap::new(),
+            marker: Marker::new(folder.path()),
+            outside_before: leftovers::files_outside(),
+            sockets: BTreeSet::new(),
+            _alone: alone,
+            folder,
+        };
+        sandbox.write("run.toml", SMALL_RUN);
+        sandbox
+    }
+
+    /// The folder commands run in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file in the folder.
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        std::fs::write(self.folder().join(name), text).expect("a file in the sandbox");
+    }
+
+    /// Sets a variable for every command from now on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.environment.insert(key.into(), value.into());
+    }
+
+    /// Gives every command from now on the credentials of `server`.
+    pub fn use_store(&mut self, server: &S3Server) {
+        self.environment.extend(server.environment());
+    }
+
+    /// Starts `ringmaster ARGS` in a process group of its own, as a shell does.
+    pub fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Process {
+        let mut command = Command::new(&self.command);
+        command
+            .args(args)
+            .current_dir(self.folder())
+            .env("TMPDIR", self.folder().join("tmp"));
+        for (key, _) in std::env::vars_os() {
+            let key = key.to_string_lossy();
+            if ["AWS_", "RUST_", "RINGMASTER_"]
+                .iter()
+                .any(|prefix| key.starts_with(prefix))
+            {
+                command.env_remove(key.as_ref());
+            }
+        }
+        command
+            .envs(&self.environment)
+            .env(Marker::KEY, self.marker.value());
+        Process::spawn(command)
+    }
+
+    /// Runs `ringmaster ARGS` to its end.
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Finished {
+        self.start(args).finish()
+    }
+
+    /// The local folder of a run.
+    pub fn run_folder(&self, run: &str) -> PathBuf {
+        self.folder().join("ringmaster-runs").join(run)
+    }
+
+    /// Every line of the run's `metrics.jsonl`.
+    pub fn metrics(&self, run: &str) -> Vec<Value> {
+        let path = self.run_folder(run).join("metrics.jsonl");
+        let text = std::fs::read_to_string(path).expect("metrics.jsonl of the run");
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a JSON object"))
+            .collect()
+    }
+
+    /// Loss of every step exactly as printed; a step that was done again must have met the same.
+    pub fn losses(&self, run: &str) -> BTreeMap<u64, String> {
+        let mut losses = BTreeMap::new();
+        for line in self.metrics(run) {
+            let step = line["step"].as_u64().expect("a step");
+            let loss = line["loss"].as_f64().expect("a loss").to_string();
+            let first = losses.entry(step).or_insert_with(|| loss.clone());
+            assert_eq!(
+                *first, loss,
+                "step {step} was done twice and its loss differs"
+            );
+        }
+        losses
+    }
+
+    /// Notes what the live run has open, for [`Self::assert_nothing_left`].
+    pub fn note_sockets(&mut self) {
+        let sockets = leftovers::listening_sockets(&self.marker.processes());
+        assert!(!sockets.is_empty(), "a live run listens somewhere");
+        self.sockets.extend(sockets);
+    }
+
+    /// Kills one process of a run (SIGKILL), as the system does when memory is short.
+    pub fn kill(&self, process: u32) {
+        let process = Pid::from_raw(process.try_into().expect("a process id"));
+        assert!(
+            self.marker.processes().contains(&process),
+            "{process} belongs to this sandbox"
+        );
+        leftovers::kill(&[process]);
+    }
+
+    /// Waits until processes that lost their supervisor have ended too.
+    pub fn wait_for_orphans(&self) {
+        leftovers::wait_for_end(&self.marker.processes());
+    }
+
+    /// No process, listening port, temporary file or shared-memory object is left of any run here.
+    pub fn assert_nothing_left(&self) {
+        let alive = self.marker.processes();
+        assert!(
+            alive.is_empty(),
+            "processes left: {:?}",
+            leftovers::command_lines(&alive)
+        );
+        let open = leftovers::all_listening_sockets();
+        let left: Vec<_> = self.sockets.intersection(&open).collect();
+        assert!(
+            left.is_empty(),
+            "listening sockets left, by inode: {left:?}"
+        );
+        let temporary: Vec<_> = leftovers::entries(&self.folder().join("tmp")).collect();
+        assert!(temporary.is_empty(), "temporary files left: {temporary:?}");
+        let outside = leftovers::files_outside();
+        let new: Vec<_> = outside.difference(&self.outside_before).collect();
+        assert!(
+            new.is_empty(),
+            "files left outside the run's folder: {new:?}"
+        );
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Nothing outlives a test, failed or not; only processes that carry this sandbox's marker.
+        leftovers::kill(&self.marker.processes());
+    }
+}

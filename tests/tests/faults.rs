@@ -1,0 +1,123 @@
+//! A worker that dies costs nothing but time: the oracle is the same run on one worker.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use ringmaster_proto::v1::watch_run_response::Event;
+use ringmaster_tests::s3::S3Server;
+use ringmaster_tests::sandbox::{SMALL, Sandbox};
+use ringmaster_tests::watch::Watch;
+
+const RINGMASTER: &str = env!("CARGO_BIN_EXE_ringmaster-under-test");
+
+/// Enough for a death in the middle to be in the middle.
+const STEPS: &str = "run.steps=300";
+
+/// How a run ended: its digest and the loss of every step.
+type End = (String, BTreeMap<u64, String>);
+
+fn train(workers: &str) -> [&str; 8] {
+    [
+        "train",
+        "run.toml",
+        "--workers",
+        workers,
+        "--set",
+        STEPS,
+        "--output",
+        "json",
+    ]
+}
+
+/// The run on one worker that nobody disturbs. Ask for it before making a sandbox.
+fn undisturbed() -> &'static End {
+    static RUN: OnceLock<End> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let sandbox = Sandbox::new(RINGMASTER);
+        let finished = sandbox.run(train("1")).succeeded();
+        (finished.digest(), sandbox.losses(SMALL))
+    })
+}
+
+/// Runs three workers, kills those of `ranks` when an event of the run is the one meant, and expects
+/// the end of the undisturbed run.
+fn assert_unharmed_by(ranks: &[i32], what: &str, when: impl Fn(&Event) -> bool) {
+    let expected = undisturbed();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let mut process = sandbox.start(train("3"));
+    let watch = Watch::open(&mut process, &sandbox.run_folder(SMALL));
+    watch.wait_for(what, when);
+    sandbox.note_sockets();
+    let status = watch.status();
+    for worker in status
+        .workers
+        .iter()
+        .filter(|worker| ranks.contains(&worker.rank))
+    {
+        sandbox.kill(worker.pid);
+    }
+    let finished = process.finish().succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
+}
+
+fn at_step(step: u64) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::Step(done) if done.step.as_ref().is_some_and(|done| done.step >= step))
+}
+
+fn in_phase(phase: &'static str) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::Status(status) if status.phase == phase)
+}
+
+#[test]
+fn killing_the_last_rank_in_mid_run_changes_no_bit() {
+    assert_unharmed_by(&[2], "step 60", at_step(60));
+}
+
+#[test]
+fn killing_rank_zero_in_mid_run_changes_no_bit() {
+    assert_unharmed_by(&[0], "step 60", at_step(60));
+}
+
+#[test]
+fn killing_two_of_three_at_once_changes_no_bit() {
+    assert_unharmed_by(&[0, 2], "step 60", at_step(60));
+}
+
+#[test]
+fn killing_all_workers_goes_back_to_a_checkpoint_and_changes_no_bit() {
+    assert_unharmed_by(&[0, 1, 2], "step 60", at_step(60));
+}
+
+#[test]
+fn killing_a_worker_while_the_ring_forms_changes_no_bit() {
+    assert_unharmed_by(&[1], "the first ring", in_phase("forming"));
+}
+
+#[test]
+fn the_demonstration_of_a_death_ends_like_any_run() {
+    let expected = undisturbed();
+    let sandbox = Sandbox::new(RINGMASTER);
+    let finished = sandbox
+        .run(train("2").iter().chain(&["--kill-one-at", "40"]))
+        .succeeded();
+    assert_eq!(finished.last_object()["equal"], true);
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
+}
+
+/// What many object stores do under load: the write is done, and the answer says that it failed.
+#[test]
+fn a_store_that_hides_every_third_success_changes_no_bit() {
+    let expected = undisturbed();
+    let server = S3Server::start();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    sandbox.use_store(&server);
+    server.answer_ambiguously(3);
+    let store = format!("run.store={}", server.url("store"));
+    let overrides = ["--set", &store, "--set", "checkpoint.every=100"];
+    let finished = sandbox.run(train("2").iter().chain(&overrides)).succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
+}

@@ -1,0 +1,152 @@
+//! Stopping and starting again changes nothing: the oracle is the same run, never stopped.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use nix::sys::signal::Signal;
+use ringmaster_proto::ErrorKind;
+use ringmaster_tests::process::Process;
+use ringmaster_tests::sandbox::{SMALL, Sandbox};
+use ringmaster_tests::watch::Watch;
+
+const RINGMASTER: &str = env!("CARGO_BIN_EXE_ringmaster-under-test");
+
+/// Long enough that a signal sent at step 20 arrives well before the end.
+const STEPS: u64 = 400;
+const STEPS_ARG: &str = "run.steps=400";
+
+const TRAIN: [&str; 8] = [
+    "train",
+    "run.toml",
+    "--workers",
+    "2",
+    "--set",
+    STEPS_ARG,
+    "--output",
+    "json",
+];
+
+/// How a run ended: its digest and the loss of every step.
+type End = (String, BTreeMap<u64, String>);
+
+/// The run that nobody disturbs. Ask for it before making a sandbox: it needs one of its own.
+fn undisturbed() -> &'static End {
+    static RUN: OnceLock<End> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let sandbox = Sandbox::new(RINGMASTER);
+        let finished = sandbox.run(TRAIN).succeeded();
+        sandbox.assert_nothing_left();
+        (finished.digest(), sandbox.losses(SMALL))
+    })
+}
+
+/// A live run past step 20, with everything it has open noted.
+fn live_run(sandbox: &mut Sandbox) -> Process {
+    let mut process = sandbox.start(TRAIN);
+    Watch::open(&mut process, &sandbox.run_folder(SMALL)).wait_for_step(20);
+    sandbox.note_sockets();
+    process
+}
+
+/// The same command again ends where the undisturbed run ends, with the same loss at every step.
+fn assert_resumes_to(expected: &End, sandbox: &Sandbox) {
+    let finished = sandbox.run(TRAIN).succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
+}
+
+fn assert_a_signal_stops_and_the_same_command_continues(signal: Signal) {
+    let expected = undisturbed();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let process = live_run(&mut sandbox);
+    process.signal(signal);
+    process.finish().stopped();
+    sandbox.assert_nothing_left();
+    let done = sandbox.losses(SMALL).keys().copied().max().unwrap();
+    assert!(
+        (20..STEPS).contains(&done),
+        "stopped at step {done}, in the middle"
+    );
+    assert_resumes_to(expected, &sandbox);
+    // The checkpoint was taken at the boundary where the run stopped: no step was done twice.
+    assert_eq!(sandbox.metrics(SMALL).len() as u64, STEPS);
+}
+
+#[test]
+fn ctrl_c_stops_at_a_boundary_and_the_same_command_continues() {
+    assert_a_signal_stops_and_the_same_command_continues(Signal::SIGINT);
+}
+
+#[test]
+fn sigterm_stops_at_a_boundary_and_the_same_command_continues() {
+    assert_a_signal_stops_and_the_same_command_continues(Signal::SIGTERM);
+}
+
+#[test]
+fn a_second_ctrl_c_ends_at_once_and_the_run_is_still_resumable() {
+    let expected = undisturbed();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let process = live_run(&mut sandbox);
+    // Two signals that count the same but do not melt into one while they wait to be delivered.
+    process.signal(Signal::SIGINT);
+    process.signal(Signal::SIGTERM);
+    let finished = process.finish();
+    assert!(!finished.status.success(), "{}", finished.transcript());
+    sandbox.wait_for_orphans();
+    sandbox.assert_nothing_left();
+    assert_resumes_to(expected, &sandbox);
+}
+
+#[test]
+fn everything_dies_with_a_killed_supervisor_and_the_run_is_still_resumable() {
+    let expected = undisturbed();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let process = live_run(&mut sandbox);
+    process.signal(Signal::SIGKILL);
+    process.finish();
+    sandbox.wait_for_orphans();
+    sandbox.assert_nothing_left();
+    assert_resumes_to(expected, &sandbox);
+}
+
+#[test]
+fn training_a_live_run_is_refused_and_says_where_it_is() {
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let process = live_run(&mut sandbox);
+    let endpoint = std::fs::read(sandbox.run_folder(SMALL).join("endpoint.json")).unwrap();
+    let endpoint: serde_json::Value = serde_json::from_slice(&endpoint).unwrap();
+    let refused = sandbox
+        .run(TRAIN)
+        .refused(ErrorKind::Fenced.exit_code().into());
+    assert!(
+        refused.contains(endpoint["address"].as_str().unwrap()),
+        "{refused}"
+    );
+    process.signal(Signal::SIGINT);
+    process.finish().stopped();
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_finished_run_says_so_and_starts_anew_only_with_fresh() {
+    let sandbox = Sandbox::new(RINGMASTER);
+    let train = ["train", "run.toml", "--workers", "1", "--output", "json"];
+    let digest = sandbox.run(train).succeeded().digest();
+    let done = sandbox.run(train).succeeded();
+    assert_eq!(done.digest(), digest);
+    let said = done.transcript();
+    assert!(
+        said.contains("already finished") && said.contains("--fresh"),
+        "{said}"
+    );
+    assert_eq!(sandbox.metrics(SMALL).len(), 30, "nothing was trained");
+    let again = sandbox.run(train.iter().chain(&["--fresh"])).succeeded();
+    assert_eq!(again.digest(), digest, "the same run from the start");
+    assert_eq!(
+        sandbox.metrics(SMALL).len(),
+        30,
+        "the metrics are the new run's alone"
+    );
+    sandbox.assert_nothing_left();
+}
