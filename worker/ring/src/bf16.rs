@@ -1,0 +1,56 @@
+//! bfloat16 on the wire: the upper half of an `f32`, little endian.
+
+use half::bf16;
+
+/// Bytes of one element.
+pub const BYTES: usize = 2;
+
+/// Rounds to the nearest bfloat16, ties to even. `wire` holds two bytes per value.
+pub fn encode(values: &[f32], wire: &mut [u8]) {
+    let (words, _) = wire.as_chunks_mut::<BYTES>();
+    for (word, value) in words.iter_mut().zip(values) {
+        *word = bf16::from_f32(*value).to_le_bytes();
+    }
+}
+
+/// Calls `apply` with each value and the place it belongs to. `wire` holds two bytes per value.
+pub fn decode(wire: &[u8], values: &mut [f32], apply: impl Fn(&mut f32, f32)) {
+    let (words, _) = wire.as_chunks::<BYTES>();
+    for (value, word) in values.iter_mut().zip(words) {
+        apply(value, bf16::from_le_bytes(*word).to_f32());
+    }
+}
+
+/// Rounds in place to what the wire can carry.
+pub fn round(values: &mut [f32]) {
+    for value in values {
+        *value = bf16::from_f32(*value).to_f32();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_wire_carries_exactly_what_rounding_leaves(values: Vec<f32>) {
+            let mut wire = vec![0; values.len() * BYTES];
+            encode(&values, &mut wire);
+            let mut carried = vec![0.0; values.len()];
+            decode(&wire, &mut carried, |place, value| *place = value);
+            let mut rounded = values.clone();
+            round(&mut rounded);
+            for ((carried, rounded), value) in carried.iter().zip(&rounded).zip(&values) {
+                prop_assert_eq!(carried.to_bits(), rounded.to_bits());
+                prop_assert_eq!(carried.is_nan(), value.is_nan());
+                if value.is_finite() && carried.is_finite() {
+                    let ulp = (f64::from(*value).abs() * 2_f64.powi(-8)).max(2_f64.powi(-134));
+                    prop_assert!((f64::from(*carried) - f64::from(*value)).abs() <= ulp);
+                }
+            }
+        }
+    }
+}

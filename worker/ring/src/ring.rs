@@ -1,0 +1,272 @@
+//! [`Ring`]: one rank's end of one generation's collective.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::abort::Abort;
+use crate::all_reduce::{all_reduce, broadcast};
+use crate::error::RingError;
+use crate::form::{Membership, RingListener, connect};
+use crate::link::{HEARTBEAT, Link, Links, OnBroken};
+use crate::sum::{Bf16, Exact, F32, I64, Sum};
+use crate::topology::{predecessor, successor};
+use crate::wire::Wire;
+
+/// How patient a ring is, and whom it tells when it breaks.
+#[derive(Clone)]
+pub struct Options {
+    /// How long [`Ring::form`] tries, default 10 s. Longer tolerates peers that start late; shorter
+    /// reports a missing one sooner.
+    pub connect: Duration,
+    /// How long a link may carry not one byte, default 10 s, at least 500 ms. Heartbeats come every
+    /// 250 ms even while a peer computes, so this only has to exceed the pauses of hosts and
+    /// networks.
+    pub silence: Duration,
+    /// Called once when the ring breaks, also while no collective runs; not for an abort and not
+    /// for a peer that leaves on purpose. It runs on a thread of the ring, must not block and must
+    /// not drop the ring.
+    pub on_broken: Option<OnBroken>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let ten = Duration::from_secs(10);
+        Self {
+            connect: ten,
+            silence: ten,
+            on_broken: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("connect", &self.connect)
+            .field("silence", &self.silence)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which collective a call belongs to: every frame carries it, and a rank that is elsewhere is a
+/// protocol error rather than a wrong sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tag {
+    /// The optimizer step.
+    pub step: u64,
+    /// The bucket within the step.
+    pub bucket: u32,
+}
+
+impl Tag {
+    /// The collective of one bucket in one step.
+    pub fn new(step: u64, bucket: u32) -> Self {
+        Self { step, bucket }
+    }
+}
+
+/// One rank's end of the ring.
+///
+/// All ranks call the same collectives with the same tags, lengths and roots in the same order,
+/// each from one thread. A call blocks until this rank has its result. It has no deadline of its
+/// own: it lasts while both neighbours live, and ends when one is lost or silent or when the
+/// [`Abort`] is used. **After an error the buffers it was given are unspecified and the ring is
+/// over**: the other ranks are told, every later call fails, and the step is computed again in the
+/// next generation.
+///
+/// Dropping a whole ring first delivers what was queued, then says goodbye, which the neighbours
+/// see as [`RingError::Left`]; it waits at most 2 s and joins its threads.
+pub struct Ring {
+    rank: usize,
+    world: usize,
+    abort: Abort,
+    /// `None` in a world of one.
+    wire: Option<Wire>,
+}
+
+impl Ring {
+    /// Forms the ring of one generation: dials the successor and accepts the predecessor, both
+    /// proving the generation's secret. Strangers, wrong secrets and other generations are turned
+    /// away while forming goes on. A world of one forms without sockets.
+    ///
+    /// # Errors
+    /// [`RingError::Timeout`] or [`RingError::Refused`] when `options.connect` is over,
+    /// [`RingError::Aborted`], [`RingError::Invalid`] for a membership that makes no sense, and
+    /// [`RingError::Io`] when the host runs out of something.
+    pub fn form(
+        listener: &RingListener,
+        membership: Membership,
+        options: Options,
+        abort: &Abort,
+    ) -> Result<Self, RingError> {
+        abort.check()?;
+        let (rank, world) = (membership.rank, membership.world());
+        if rank >= world {
+            let reason = format!("rank {rank} does not exist in a world of {world}");
+            return Err(RingError::invalid(reason));
+        }
+        if options.silence < 2 * HEARTBEAT {
+            let reason = format!("a silence of {:?} is below two heartbeats", options.silence);
+            return Err(RingError::invalid(reason));
+        }
+        if world == 1 {
+            return Ok(Self {
+                rank,
+                world,
+                abort: abort.clone(),
+                wire: None,
+            });
+        }
+        let (outgoing, incoming) = connect(listener, &membership, options.connect, abort)?;
+        let links = Arc::new(Links::new(
+            membership.generation,
+            (
+                Link::new(successor(rank, world), outgoing)?,
+                Link::new(predecessor(rank, world), incoming)?,
+            ),
+            (options.silence, options.connect),
+            options.on_broken,
+        ));
+        abort.watch(&links);
+        let wire = Some(Wire::start(links)?);
+        tracing::debug!(
+            rank,
+            world,
+            generation = membership.generation,
+            "ring formed"
+        );
+        Ok(Self {
+            rank,
+            world,
+            abort: abort.clone(),
+            wire,
+        })
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many ranks there are.
+    pub fn world(&self) -> usize {
+        self.world
+    }
+
+    /// What is wrong with the ring, if anything is: also noticed while no collective runs.
+    pub fn health(&self) -> Option<RingError> {
+        let links = self.wire.as_ref().and_then(|wire| wire.links.health());
+        links.or_else(|| self.abort.check().err())
+    }
+
+    /// Bytes written to the successor so far, headers and heartbeats included.
+    pub fn bytes_sent(&self) -> u64 {
+        self.wire
+            .as_ref()
+            .map_or(0, |wire| wire.links.sent.load(Ordering::Relaxed))
+    }
+
+    /// Bytes read from both neighbours so far, headers and heartbeats included.
+    pub fn bytes_received(&self) -> u64 {
+        self.wire
+            .as_ref()
+            .map_or(0, |wire| wire.links.received.load(Ordering::Relaxed))
+    }
+
+    /// Sums fixed point gradients over all ranks and brings the totals back:
+    /// `out[i] = (sum of q[i] over ranks) * 2^-40 / divisor`, rounded once, see [`crate::fixed`].
+    ///
+    /// The bits of `out` depend on neither the world size nor the order of the ranks. `q` and `out`
+    /// have equal lengths; `q` is scratch space and unspecified afterwards.
+    pub fn all_reduce_exact(
+        &mut self,
+        tag: Tag,
+        q: &mut [i64],
+        out: &mut [f32],
+        divisor: f64,
+    ) -> Result<(), RingError> {
+        if q.len() != out.len() {
+            let reason = format!("{} sums for {} results", q.len(), out.len());
+            return Err(RingError::invalid(reason));
+        }
+        self.all_reduce(tag, &mut Exact { q, out, divisor })
+    }
+
+    /// Sums `values` over all ranks. All ranks end with the same bits, which depend on the world.
+    pub fn all_reduce_f32(&mut self, tag: Tag, values: &mut [f32]) -> Result<(), RingError> {
+        self.all_reduce(tag, &mut F32(values))
+    }
+
+    /// Sums `values` over all ranks with bfloat16 on the wire and `f32` additions. All ranks end
+    /// with the same bits, rounded to bfloat16, which depend on the world.
+    pub fn all_reduce_bf16(&mut self, tag: Tag, values: &mut [f32]) -> Result<(), RingError> {
+        self.all_reduce(tag, &mut Bf16(values))
+    }
+
+    /// Sums `values` over all ranks, wrapping around.
+    pub fn all_reduce_i64(&mut self, tag: Tag, values: &mut [i64]) -> Result<(), RingError> {
+        self.all_reduce(tag, &mut I64(values))
+    }
+
+    /// Every rank's `value`, bit for bit, in rank order.
+    pub fn all_gather_f64(&mut self, tag: Tag, value: f64) -> Result<Vec<f64>, RingError> {
+        // Everybody else adds zero to this rank's place.
+        let mut bits = vec![0; self.world];
+        bits[self.rank] = value.to_bits() as i64;
+        self.all_reduce_i64(tag, &mut bits)?;
+        Ok(bits
+            .into_iter()
+            .map(|bits| f64::from_bits(bits as u64))
+            .collect())
+    }
+
+    /// Copies `bytes` of rank `root` to all others. All ranks pass equal lengths.
+    pub fn broadcast(&mut self, tag: Tag, root: usize, bytes: &mut [u8]) -> Result<(), RingError> {
+        if root >= self.world {
+            let reason = format!("root {root} does not exist in a world of {}", self.world);
+            return Err(RingError::invalid(reason));
+        }
+        let place = (self.rank, self.world);
+        self.guarded(|wire| broadcast(wire, place, tag, root, bytes))
+    }
+
+    /// Returns once every rank has called it.
+    pub fn barrier(&mut self, tag: Tag) -> Result<(), RingError> {
+        // One element takes every rank's contribution before anybody gets the total.
+        self.all_reduce_i64(tag, &mut [0])
+    }
+
+    fn all_reduce<S: Sum>(&mut self, tag: Tag, values: &mut S) -> Result<(), RingError> {
+        let place = (self.rank, self.world);
+        if self.world == 1 {
+            self.abort.check()?;
+            values.complete(0..values.len());
+            return Ok(());
+        }
+        self.guarded(|wire| all_reduce(wire, place, tag, values))
+    }
+
+    /// Runs a collective; if it fails, the whole ring does, so that no rank waits for this one.
+    fn guarded(
+        &mut self,
+        collective: impl FnOnce(&Wire) -> Result<(), RingError>,
+    ) -> Result<(), RingError> {
+        self.abort.check()?;
+        let Some(wire) = &self.wire else {
+            return Ok(());
+        };
+        wire.links.check()?;
+        collective(wire).inspect_err(|error| wire.links.fail(error.clone()))
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring")
+            .field("rank", &self.rank)
+            .field("world", &self.world)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! Ranks as threads of one process, over loopback.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use ringmaster_ring::handshake::{Acceptor, Credentials, Dialler, Progress};
+use ringmaster_ring::{Abort, Membership, Options, Ring, RingError, RingListener};
+
+pub(crate) const RUN: &str = "test";
+pub(crate) const SECRET: [u8; 32] = [7; 32];
+
+pub(crate) fn listen() -> RingListener {
+    RingListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
+}
+
+pub(crate) fn addresses(listeners: &[RingListener]) -> Vec<SocketAddr> {
+    listeners.iter().map(RingListener::local_addr).collect()
+}
+
+pub(crate) fn membership(addrs: &[SocketAddr], generation: u64, rank: usize) -> Membership {
+    Membership {
+        run: RUN.to_owned(),
+        generation,
+        rank,
+        addrs: addrs.to_vec(),
+        secret: SECRET,
+    }
+}
+
+/// Forms a ring of `world` threads and returns what `body` returns on each rank.
+pub(crate) fn on_ring<T: Send>(
+    world: usize,
+    options: &Options,
+    body: impl Fn(Result<Ring, RingError>, Abort) -> T + Sync,
+) -> Vec<T> {
+    let listeners: Vec<_> = (0..world).map(|_| listen()).collect();
+    on_listeners(&listeners, 1, options, body)
+}
+
+pub(crate) fn on_listeners<T: Send>(
+    listeners: &[RingListener],
+    generation: u64,
+    options: &Options,
+    body: impl Fn(Result<Ring, RingError>, Abort) -> T + Sync,
+) -> Vec<T> {
+    let (addrs, body) = (&addresses(listeners), &body);
+    thread::scope(|scope| {
+        let ranks: Vec<_> = (0..listeners.len())
+            .map(|rank| {
+                scope.spawn(move || {
+                    let (abort, member) = (Abort::new(), membership(addrs, generation, rank));
+                    let ring = Ring::form(&listeners[rank], member, options.clone(), &abort);
+                    body(ring, abort)
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// A member that speaks only as much of the protocol as a test wants.
+pub(crate) struct RawPeer {
+    pub(crate) listener: TcpListener,
+    pub(crate) rank: usize,
+}
+
+impl RawPeer {
+    pub(crate) fn new(rank: usize) -> Self {
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+            rank,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    /// Both links, from a rank that is forming the generation: `(to successor, from predecessor)`.
+    pub(crate) fn join(&self, addrs: &[SocketAddr], generation: u64) -> (TcpStream, TcpStream) {
+        let world = addrs.len();
+        let (next, previous) = ((self.rank + 1) % world, (self.rank + world - 1) % world);
+        let dial = || dial(addrs[next], &credentials(generation, self.rank, next)).unwrap();
+        let accept = || {
+            let (mut stream, _) = self.listener.accept().unwrap();
+            let mut acceptor = Acceptor::new(credentials(generation, previous, self.rank));
+            while acceptor.advance(&mut stream).unwrap() == Progress::Waiting {}
+            stream
+        };
+        thread::scope(|scope| {
+            let dialled = scope.spawn(dial);
+            let accepted = accept();
+            (dialled.join().unwrap(), accepted)
+        })
+    }
+}
+
+pub(crate) fn credentials(generation: u64, from: usize, to: usize) -> Credentials {
+    Credentials {
+        run: RUN.to_owned(),
+        generation,
+        secret: SECRET,
+        from,
+        to,
+    }
+}
+
+/// One attempt of a dialler; the error is its refusal, in words.
+pub(crate) fn dial(address: SocketAddr, credentials: &Credentials) -> Result<TcpStream, String> {
+    let mut stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut dialler = Dialler::open(credentials.clone(), &mut stream).unwrap();
+    match dialler.advance(&mut stream) {
+        Ok(Progress::Done) => Ok(stream),
+        Ok(Progress::Waiting) => Err("no answer".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Reads until the other end closes.
+pub(crate) fn drain(mut stream: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).ok();
+    bytes
+}
+
+/// Writes `bytes` to a fresh connection and keeps it open.
+pub(crate) fn intrude(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream
+}
