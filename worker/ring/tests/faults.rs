@@ -4,9 +4,10 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -31,16 +32,21 @@ fn watched(silence: Duration) -> (Options, Receiver<RingError>) {
 }
 
 /// A real rank 0 of a world of two, whose only peer is a [`RawPeer`]; `body` gets that peer's links.
-fn against_raw_peer<T>(
+fn against_raw_peer<T>(options: Options, body: impl FnOnce(Ring, TcpStream, TcpStream) -> T) -> T {
+    against_raw_peer_with(&Abort::new(), options, body)
+}
+
+fn against_raw_peer_with<T>(
+    abort: &Abort,
     options: Options,
-    body: impl FnOnce(Ring, std::net::TcpStream, std::net::TcpStream) -> T,
+    body: impl FnOnce(Ring, TcpStream, TcpStream) -> T,
 ) -> T {
     let (listener, peer) = (listen(), RawPeer::new(1));
     let addrs = [listener.local_addr(), peer.address()];
     thread::scope(|scope| {
         let links = scope.spawn(|| peer.join(&addrs, 1));
         let member = membership(&addrs, 1, 0);
-        let ring = Ring::form(&listener, member, options, &Abort::new()).unwrap();
+        let ring = Ring::form(&listener, member, options, abort).unwrap();
         let (to_us, from_us) = links.join().unwrap();
         body(ring, to_us, from_us)
     })
@@ -63,45 +69,90 @@ fn sum(ring: &mut Ring, elements: usize) -> Result<(), RingError> {
 #[test]
 fn an_abort_unwinds_a_pending_all_reduce_on_every_rank() {
     let world = 4;
-    let (sender, aborts) = mpsc::channel();
-    let (sender, entered) = (Mutex::new(sender), std::sync::Barrier::new(world));
-    let errors = thread::scope(|scope| {
-        // Rank 0 never calls the collective, so the others stay in it until the abort.
+    let (sender, tokens) = mpsc::channel();
+    let (sender, returned) = (Mutex::new(sender), Barrier::new(world));
+    let ends = thread::scope(|scope| {
+        // Only the ranks inside the collective are aborted, rank 1 as the first.
         scope.spawn(move || {
-            let aborts: Vec<Abort> = aborts.iter().collect();
-            aborts
-                .iter()
-                .for_each(|abort| abort.abort("generation 2 is fenced"));
+            let mut tokens: Vec<(usize, Abort)> = tokens.iter().take(world - 1).collect();
+            tokens.sort_by_key(|(rank, _)| *rank);
+            for (_, token) in tokens {
+                token.abort("fenced");
+            }
         });
         on_ring(world, &Options::default(), |formed, abort| {
             let mut ring = formed.unwrap();
-            sender.lock().unwrap().send(abort.clone()).unwrap();
-            if entered.wait().is_leader() {
-                let (closed, _) = mpsc::channel();
-                *sender.lock().unwrap() = closed;
-            }
-            if ring.rank() == 0 {
-                while !abort.is_aborted() {
-                    thread::yield_now();
-                }
-            }
-            let first = sum(&mut ring, 3_000_000).unwrap_err();
-            (ring.rank(), first, sum(&mut ring, 1).unwrap_err())
+            // Rank 0 never joins in and keeps its ring, so nothing else ends the others' wait.
+            let end = (ring.rank() != 0).then(|| {
+                sender.lock().unwrap().send((ring.rank(), abort)).unwrap();
+                (
+                    sum(&mut ring, 3_000_000).unwrap_err(),
+                    sum(&mut ring, 1).unwrap_err(),
+                )
+            });
+            returned.wait();
+            (ring.rank(), end)
         })
     });
-    for (rank, first, later) in errors {
+    for (rank, (first, later)) in ends
+        .into_iter()
+        .filter_map(|(rank, end)| Some((rank, end?)))
+    {
         let aborted = RingError::Aborted {
-            reason: "generation 2 is fenced".to_owned(),
+            reason: "fenced".to_owned(),
         };
-        // A neighbour's abort may arrive before a rank's own.
+        // A neighbour's abort may arrive before a rank's own, except at the first.
         let known =
-            |error: &RingError| *error == aborted || matches!(error, RingError::Left { .. });
+            |e: &RingError| *e == aborted || (rank != 1 && matches!(e, RingError::Left { .. }));
         assert!(
             known(&first) && known(&later),
-            "rank {rank}: {first:?}, then {later:?}"
+            "rank {rank}: {first:?}, {later:?}"
         );
-        assert_eq!(first.accused(), None);
     }
+}
+
+#[test]
+fn an_abort_alone_ends_a_wait_for_a_live_peer() {
+    let abort = Abort::new();
+    let (inside, entered) = mpsc::channel();
+    against_raw_peer_with(
+        &abort,
+        Options::default(),
+        |mut ring, _to_us, mut from_us| {
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    // The first frame of the collective shows that the rank is inside.
+                    from_us.read_exact(&mut [0; HEADER_BYTES + 200]).unwrap();
+                    inside.send(()).unwrap();
+                    abort.abort("fenced");
+                });
+                let error = sum(&mut ring, 100).unwrap_err();
+                entered.recv().unwrap();
+                let aborted = RingError::Aborted {
+                    reason: "fenced".to_owned(),
+                };
+                assert_eq!(error, aborted);
+            });
+        },
+    );
+}
+
+#[test]
+fn dropping_a_ring_says_goodbye_and_does_not_wait_for_the_predecessor() {
+    let options = Options {
+        silence: LATE,
+        ..Options::default()
+    };
+    against_raw_peer(options, |ring, to_us, from_us| {
+        thread::scope(|scope| {
+            let last = scope.spawn(|| common::drain(from_us));
+            drop(ring);
+            let bytes = last.join().unwrap();
+            assert!(bytes.ends_with(&leave(1, None)));
+        });
+        // Only now would the receiver thread hear that its predecessor is gone.
+        drop(to_us);
+    });
 }
 
 #[test]
