@@ -1,2 +1,4 @@
 //! The `ringmaster` command.
-fn main() {}
+fn main() -> std::process::ExitCode {
+    ringmaster::main()
+}

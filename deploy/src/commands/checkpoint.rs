@@ -1,0 +1,140 @@
+//! `ringmaster checkpoint`: what a run has saved; needs no live run.
+
+use clap::{Args, Subcommand};
+use ringmaster_dataset::Store;
+use ringmaster_proto::ErrorKind;
+use ringmaster_proto::checkpoint::CheckpointManifest;
+use serde::Serialize;
+
+use crate::error::{CliError, Exit};
+use crate::output::{self, Output};
+use crate::run_folder::RunFolder;
+
+/// What to do with checkpoints.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointCommand {
+    /// List the checkpoints of a run, oldest first
+    List(ListArgs),
+    /// Show one checkpoint and its parts
+    Show(ShowArgs),
+}
+
+/// Which run.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Name of a run below ./ringmaster-runs, its folder, or the URL of its root in a store; without
+    /// it, the newest run
+    #[arg(value_name = "RUN")]
+    run: Option<String>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Which checkpoint.
+#[derive(Args, Debug)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    of: ListArgs,
+    /// Its step; without it, the newest
+    #[arg(long)]
+    step: Option<u64>,
+}
+
+/// One line of `checkpoint list`; its field names are a contract.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    step: u64,
+    generation: u64,
+    digest: &'a str,
+    parts: usize,
+    size_bytes: u64,
+    identity: &'a str,
+}
+
+/// Runs one of the verbs.
+pub(crate) async fn run(command: CheckpointCommand) -> Result<Exit, CliError> {
+    match command {
+        CheckpointCommand::List(args) => list(args).await,
+        CheckpointCommand::Show(args) => show(args).await,
+    }
+}
+
+async fn list(args: ListArgs) -> Result<Exit, CliError> {
+    let manifests = checkpoints(args.run.as_deref()).await?.1;
+    let lines = manifests.iter().map(Line::of);
+    match args.output {
+        Output::Json => lines.for_each(|line| output::json(&line)),
+        Output::Table => {
+            let header = ["step", "generation", "parts", "size", "digest"];
+            output::table(&header, &lines.map(|line| line.row()).collect::<Vec<_>>());
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn show(args: ShowArgs) -> Result<Exit, CliError> {
+    let (root, manifests) = checkpoints(args.of.run.as_deref()).await?;
+    let chosen = |manifest: &CheckpointManifest| args.step.is_none_or(|at| at == manifest.step.0);
+    let manifest = manifests.into_iter().rev().find(chosen).ok_or_else(|| {
+        let which = args
+            .step
+            .map_or_else(|| "any".to_owned(), |step| format!("step {step}"));
+        let thing = format!("checkpoint ({which}) of {}", root.url());
+        let next = "see `ringmaster checkpoint list`";
+        CliError::refused(ErrorKind::Data, thing, "does not exist", next)
+    })?;
+    if args.of.output == Output::Json {
+        output::json(&manifest);
+        return Ok(Exit::Done);
+    }
+    let line = Line::of(&manifest);
+    output::line(&format!("run         {}", manifest.run));
+    output::line(&format!("step        {}", line.step));
+    output::line(&format!("generation  {}", line.generation));
+    output::line(&format!("digest      {}", line.digest));
+    output::line(&format!("identity    {}", line.identity));
+    output::line(&format!("size        {}", output::bytes(line.size_bytes)));
+    output::line("");
+    let row = |part: &ringmaster_proto::checkpoint::Part| {
+        vec![
+            part.key.clone(),
+            output::bytes(part.bytes),
+            part.blake3.clone(),
+        ]
+    };
+    output::table(
+        &["part", "size", "blake3"],
+        &manifest.parts.iter().map(row).collect::<Vec<_>>(),
+    );
+    Ok(Exit::Done)
+}
+
+async fn checkpoints(run: Option<&str>) -> Result<(Store, Vec<CheckpointManifest>), CliError> {
+    let root = match run {
+        Some(url) if url.contains("://") => Store::open(url)?,
+        run => Store::open(&RunFolder::find(run)?.path().to_string_lossy())?,
+    };
+    let manifests = ringmaster_coordinator::checkpoints(&root).await?;
+    Ok((root, manifests))
+}
+
+impl<'a> Line<'a> {
+    fn of(manifest: &'a CheckpointManifest) -> Self {
+        Self {
+            step: manifest.step.0,
+            generation: manifest.generation.0,
+            digest: &manifest.digest,
+            parts: manifest.parts.len(),
+            size_bytes: manifest.bytes(),
+            identity: &manifest.identity,
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let numbers = [self.step, self.generation, self.parts as u64].map(|n| n.to_string());
+        let mut row = numbers.to_vec();
+        row.extend([output::bytes(self.size_bytes), self.digest.to_owned()]);
+        row
+    }
+}

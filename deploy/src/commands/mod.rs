@@ -1,0 +1,12 @@
+//! One file per verb.
+
+pub(crate) mod bench;
+pub(crate) mod checkpoint;
+pub(crate) mod coordinator;
+pub(crate) mod corpus;
+pub(crate) mod render;
+pub(crate) mod status;
+pub(crate) mod submit;
+pub(crate) mod train;
+pub(crate) mod watch;
+pub(crate) mod worker;

@@ -1,0 +1,80 @@
+//! What runs where, as command lines of this program.
+
+use std::ffi::OsString;
+
+use ringmaster_proto::Step;
+
+use super::child::Launch;
+use crate::logging::LogFormat;
+use crate::run_file::RunFile;
+use crate::run_folder::RunFolder;
+
+/// What runs where.
+pub(crate) struct Topology {
+    /// The run, as every child loads it.
+    pub(crate) run: RunFile,
+    /// Its local folder.
+    pub(crate) folder: RunFolder,
+    /// Worker processes.
+    pub(crate) workers: u32,
+    /// `--device` of every worker.
+    pub(crate) device: String,
+    /// Form of the children's logs.
+    pub(crate) log_format: LogFormat,
+    /// Kill one worker when the run has applied this many updates.
+    pub(crate) kill_one_at: Option<Step>,
+}
+
+impl Topology {
+    /// The control plane.
+    pub(super) fn coordinator(&self) -> Launch {
+        let folder = &self.folder;
+        let mut args: Vec<OsString> = vec!["coordinator".into()];
+        args.extend(self.run.to_args());
+        args.extend([
+            "--exit-with-parent".into(),
+            "--token-file".into(),
+            folder.token().into(),
+        ]);
+        args.extend(["--endpoint-file".into(), folder.endpoint_file().into()]);
+        args.extend(["--metrics-file".into(), folder.metrics().into()]);
+        args.extend(["--log-format".into(), self.log_format.as_str().into()]);
+        let role = "coordinator".to_owned();
+        Launch {
+            log: folder.log(&role),
+            role,
+            args,
+            env: Vec::new(),
+            read_stdout: true,
+        }
+    }
+
+    /// Worker `slot`, which was started `starts` times before, for the coordinator at
+    /// `address`.
+    pub(super) fn worker(&self, address: &str, slot: usize, starts: u32) -> Launch {
+        let folder = &self.folder;
+        // A worker's name is unique for its life, its log is one per slot.
+        let role = if starts == 0 {
+            format!("worker-{slot}")
+        } else {
+            format!("worker-{slot}-{starts}")
+        };
+        let mut args: Vec<OsString> = vec!["worker".into(), "--exit-with-parent".into()];
+        args.extend(["--coordinator".into(), address.into()]);
+        args.extend(["--token-file".into(), folder.token().into()]);
+        args.extend(["--name".into(), role.as_str().into()]);
+        args.extend(["--device".into(), self.device.as_str().into()]);
+        args.extend(["--log-format".into(), self.log_format.as_str().into()]);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (cores / self.workers.max(1) as usize).max(1);
+        let env = vec![("RAYON_NUM_THREADS", threads.to_string())];
+        let log = folder.log(&format!("worker-{slot}"));
+        Launch {
+            log,
+            role,
+            args,
+            env,
+            read_stdout: false,
+        }
+    }
+}
