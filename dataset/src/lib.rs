@@ -8,10 +8,49 @@
 //! needs that decides but does not read rows.
 
 pub mod assign;
+mod columns;
+#[cfg(feature = "read")]
+mod corpus;
+#[cfg(feature = "read")]
+pub mod decode;
+mod error;
+#[cfg(feature = "read")]
+mod example;
+mod footer;
+#[cfg(feature = "read")]
+mod loader;
+pub mod manifest;
 mod permutation;
 pub mod plan;
+#[cfg(feature = "read")]
+mod prepare;
+#[cfg(feature = "read")]
+mod reader;
+#[cfg(feature = "read")]
+mod rows;
+#[cfg(feature = "read")]
+pub mod scenes;
+#[cfg(feature = "read")]
+pub mod scenes_corpus;
 pub mod store;
+#[cfg(feature = "read")]
+mod tokenizer;
+#[cfg(feature = "read")]
+mod window;
 
 pub use assign::{efficiency, lanes_of_rank};
+pub use error::DatasetError;
+pub use manifest::{CorpusManifest, Shard};
 pub use plan::{Plan, PlanError, PlanSpec, RowRef};
 pub use store::{Entry, Store, StoreError};
+
+#[cfg(feature = "read")]
+pub use {
+    corpus::{Corpus, read_rows, read_texts},
+    decode::normalise,
+    example::Example,
+    loader::{LaneBatch, Loader, LoaderOptions, StepBatch},
+    prepare::{Prepared, Progress, prepare},
+    rows::Texts,
+    tokenizer::Tokenizer,
+};

@@ -268,6 +268,12 @@ impl Plan {
         }
     }
 
+    /// The first step that uses rows of `window`, in any lane.
+    pub fn first_step(&self, window: WindowId) -> Step {
+        let within = window.number * self.window_rows / u64::from(self.spec.lane_batch);
+        Step(window.epoch * self.steps_per_epoch() + within)
+    }
+
     fn permutation(&self, epoch: u64, lane: Lane, number: u64) -> Permutation {
         let start = number * self.window_rows;
         let rows = (self.lane_rows(lane) - start).min(self.window_rows);

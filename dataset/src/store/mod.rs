@@ -241,7 +241,11 @@ impl Store {
     }
 
     fn url_of(&self, path: &Path) -> String {
-        format!("{}{path}", self.base)
+        let file = || url::Url::from_file_path(format!("/{path}")).ok();
+        match self.is_local().then(file).flatten() {
+            Some(url) => url.into(),
+            None => format!("{}{path}", self.base),
+        }
     }
 }
 

@@ -1,0 +1,146 @@
+//! What a worker opens: the corpus that was prepared, by hash. Nothing is listed or derived again.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ringmaster_proto::spec::Columns;
+use ringmaster_proto::{RunSpec, keys};
+
+use crate::decode::Decoder;
+use crate::error::DatasetError;
+use crate::example::Example;
+use crate::manifest::CorpusManifest;
+use crate::plan::{Plan, PlanSpec, RowRef};
+use crate::reader::Reader;
+use crate::rows::Texts;
+use crate::store::Store;
+use crate::tokenizer::Tokenizer;
+
+/// Rows of a row group that are held at once while a manifest is read from end to end.
+const CHUNK_ROWS: u32 = 1024;
+
+/// Rows read for their texts alone at once.
+const TEXT_CHUNK_ROWS: u32 = 16_384;
+
+/// A prepared corpus.
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    /// The rows to train on.
+    pub train: Arc<CorpusManifest>,
+    /// The held-out rows.
+    pub validation: Option<Arc<CorpusManifest>>,
+    /// Text to ids.
+    pub tokenizer: Tokenizer,
+    /// The order of `train`.
+    pub plan: Arc<Plan>,
+    /// Steps of the run.
+    pub total_steps: u64,
+    pub(crate) reader: Arc<Reader>,
+}
+
+impl Corpus {
+    /// Opens what [`crate::prepare()`] stored below `root`. `validation_hash` is empty where
+    /// nothing is held out.
+    pub async fn open(
+        spec: &RunSpec,
+        root: &Store,
+        corpus_hash: &str,
+        validation_hash: &str,
+        tokenizer_hash: &str,
+    ) -> Result<Self, DatasetError> {
+        let train = Arc::new(open_manifest(root, corpus_hash).await?);
+        let validation = match validation_hash {
+            "" => None,
+            hash => Some(Arc::new(open_manifest(root, hash).await?)),
+        };
+        let json = root.get(keys::TOKENIZER).await?;
+        if blake3::hash(&json).to_hex().as_str() != tokenizer_hash {
+            return Err(DatasetError::Tokenizer {
+                name: root.child(keys::TOKENIZER).url(),
+                reason: "it is not the one this run began with".into(),
+            });
+        }
+        let plan = Plan::new(train.row_groups(), PlanSpec::from(spec))?;
+        Ok(Self {
+            reader: Arc::new(Reader::new(Arc::clone(&train), &spec.data.columns)?),
+            train,
+            validation,
+            tokenizer: Tokenizer::from_json(&json)?,
+            total_steps: plan.total_steps(spec),
+            plan: Arc::new(plan),
+        })
+    }
+}
+
+async fn open_manifest(root: &Store, hash: &str) -> Result<CorpusManifest, DatasetError> {
+    let key = keys::corpus_manifest(hash);
+    CorpusManifest::from_json(&root.child(&key).url(), &root.get(&key).await?, hash)
+}
+
+/// Decodes rows `range` of `manifest`, in manifest order, to squares of `image_size` pixels. A row
+/// whose content is refused is there with weight 0. Rows beyond the end are left out.
+pub async fn read_rows(
+    manifest: &Arc<CorpusManifest>,
+    columns: &Columns,
+    range: Range<u64>,
+    image_size: usize,
+) -> Result<Vec<Example>, DatasetError> {
+    let reader = Reader::new(Arc::clone(manifest), columns)?;
+    let mut examples = Vec::new();
+    for (first, row_group, rows) in chunks(&reader, &range, CHUNK_ROWS) {
+        let stored = reader.read(row_group, rows.clone(), true).await?;
+        // Decoding takes long enough to keep other tasks of this thread waiting.
+        let decoded = tokio::task::spawn_blocking(move || {
+            let mut decoder = Decoder::new(image_size);
+            let decode = |(row, stored)| {
+                let row_id = first + u64::from(row - rows.start);
+                let row = RowRef {
+                    epoch: 0,
+                    pass: 0,
+                    row_group,
+                    row,
+                    row_id,
+                };
+                Example::decode(row, &stored, &mut decoder)
+                    .unwrap_or_else(|_| Example::refused(row, image_size))
+            };
+            rows.clone().zip(stored).map(decode).collect::<Vec<_>>()
+        });
+        examples.extend(decoded.await.map_err(|_| DatasetError::LoaderDied)?);
+    }
+    Ok(examples)
+}
+
+/// Shows `visit` the texts of the first `rows_max` rows of `manifest`, in manifest order, without
+/// reading the pictures.
+pub async fn read_texts(
+    manifest: &Arc<CorpusManifest>,
+    columns: &Columns,
+    rows_max: u64,
+    mut visit: impl FnMut(Texts),
+) -> Result<(), DatasetError> {
+    let reader = Reader::new(Arc::clone(manifest), columns)?;
+    for (_, row_group, rows) in chunks(&reader, &(0..rows_max), TEXT_CHUNK_ROWS) {
+        let stored = reader.read(row_group, rows, false).await?;
+        stored.into_iter().for_each(|row| visit(row.texts));
+    }
+    Ok(())
+}
+
+/// Cuts rows `range` of a manifest into (number of the first row, row group, rows), at most `most`
+/// rows each.
+fn chunks(reader: &Reader, range: &Range<u64>, most: u32) -> Vec<(u64, u32, Range<u32>)> {
+    let mut chunks = Vec::new();
+    let mut base = 0;
+    for (row_group, rows) in (0_u32..).zip(reader.row_counts()) {
+        let within = |row: u64| row.saturating_sub(base).min(u64::from(rows)) as u32;
+        let (mut at, end) = (within(range.start), within(range.end));
+        while at < end {
+            let until = end.min(at.saturating_add(most));
+            chunks.push((base + u64::from(at), row_group, at..until));
+            at = until;
+        }
+        base += u64::from(rows);
+    }
+    chunks
+}

@@ -1,0 +1,114 @@
+//! One decoded example, and what happens to a row whose content is refused.
+
+use crate::decode::{BadImage, Decoder};
+use crate::plan::RowRef;
+use crate::rows::{EncodedRow, Texts};
+
+/// Longest text of a row, bytes.
+const TEXT_BYTES_MAX: usize = 64 << 10;
+
+/// Fills pictures that are not there: the middle of the range, so near 0 once normalised.
+const FILL: u8 = 128;
+
+/// One example of a microbatch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    /// The row; `None`: padding at the end of an epoch.
+    pub row: Option<RowRef>,
+    /// 1, or 0 for padding and refused rows, which must not contribute to the loss.
+    pub weight: f32,
+    /// Whether the row's content was refused.
+    pub bad: bool,
+    /// RGB u8, `size * size * 3` values, row by row.
+    pub image: Vec<u8>,
+    /// What the picture shows. All texts are `None` where `weight` is 0.
+    pub caption: Option<String>,
+    /// A question about it; comes with `answer`.
+    pub question: Option<String>,
+    /// The answer.
+    pub answer: Option<String>,
+    /// Name of the question's template, for evaluation.
+    pub template: Option<String>,
+}
+
+/// Why a row's content is refused. Depends on the content alone, never on time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadRow {
+    #[error("the image is null")]
+    NoImage,
+    #[error("image: {0}")]
+    Image(#[from] BadImage),
+    #[error("it has neither a caption nor a question with an answer")]
+    NoText,
+    #[error("a text has {0} bytes, more than {TEXT_BYTES_MAX}")]
+    LongText(usize),
+}
+
+impl Example {
+    /// A zero-weight example in place of a row that does not exist.
+    pub(crate) fn padding(size: usize) -> Self {
+        Self {
+            row: None,
+            weight: 0.0,
+            bad: false,
+            image: vec![FILL; size * size * 3],
+            caption: None,
+            question: None,
+            answer: None,
+            template: None,
+        }
+    }
+
+    /// A zero-weight example in place of a row whose content is refused.
+    pub(crate) fn refused(row: RowRef, size: usize) -> Self {
+        Self {
+            row: Some(row),
+            bad: true,
+            ..Self::padding(size)
+        }
+    }
+
+    /// Decodes a row.
+    pub(crate) fn decode(
+        row: RowRef,
+        stored: &EncodedRow,
+        decoder: &mut Decoder,
+    ) -> Result<Self, BadRow> {
+        let texts = &stored.texts;
+        if texts.caption.is_none() && texts.question.is_none() {
+            return Err(BadRow::NoText);
+        }
+        let all = [
+            &texts.caption,
+            &texts.question,
+            &texts.answer,
+            &texts.template,
+        ];
+        let longest = all
+            .into_iter()
+            .flatten()
+            .map(String::len)
+            .max()
+            .unwrap_or(0);
+        if longest > TEXT_BYTES_MAX {
+            return Err(BadRow::LongText(longest));
+        }
+        let image = decoder.decode(stored.image.as_deref().ok_or(BadRow::NoImage)?)?;
+        let Texts {
+            caption,
+            question,
+            answer,
+            template,
+        } = texts.clone();
+        Ok(Self {
+            row: Some(row),
+            weight: 1.0,
+            bad: false,
+            image,
+            caption,
+            question,
+            answer,
+            template,
+        })
+    }
+}

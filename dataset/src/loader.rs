@@ -1,0 +1,218 @@
+//! The batches of a rank's lanes, made ahead of the training thread.
+//!
+//! One thread decodes; the runtime fetches. Position is the step alone: a loader started at any step
+//! yields what one started at 0 yields from there on.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use ringmaster_proto::{Lane, Step};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::corpus::Corpus;
+use crate::decode::Decoder;
+use crate::error::DatasetError;
+use crate::example::{BadRow, Example};
+use crate::plan::{Plan, RowRef, Slot};
+use crate::reader::Reader;
+use crate::rows::EncodedRow;
+use crate::window::LaneWindows;
+
+/// How often a refused row is fetched again when its bytes keep changing.
+const SECOND_LOOKS_MAX: u32 = 4;
+
+/// What a rank wants.
+#[derive(Clone, Debug)]
+pub struct LoaderOptions {
+    /// The rank's lanes.
+    pub lanes: Range<u32>,
+    /// The first step.
+    pub from: Step,
+    /// The step after the last.
+    pub to: Step,
+    /// Side of the decoded pictures, pixels.
+    pub image_size: usize,
+    /// Finished steps that may wait; at least 1.
+    pub prefetch_steps: usize,
+}
+
+/// The rows of one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepBatch {
+    /// Updates applied before it.
+    pub step: Step,
+    /// One entry per owned lane, ascending.
+    pub lanes: Vec<LaneBatch>,
+}
+
+/// The rows of one lane in one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneBatch {
+    /// The lane.
+    pub lane: Lane,
+    /// Exactly `lane_batch` examples.
+    pub examples: Vec<Example>,
+}
+
+/// Handle of a running loader. Dropping it stops the thread and every fetch.
+#[derive(Debug)]
+pub struct Loader {
+    batches: Option<Receiver<Result<StepBatch, DatasetError>>>,
+    thread: Option<JoinHandle<()>>,
+    cancel: CancellationToken,
+    remaining: u64,
+}
+
+impl Loader {
+    /// Starts fetching and decoding. `runtime` does the fetching and must outlive the loader.
+    pub fn start(corpus: &Corpus, options: LoaderOptions, runtime: &Handle) -> Self {
+        let (sender, batches) = sync_channel(options.prefetch_steps.max(1));
+        let cancel = CancellationToken::new();
+        let remaining = options.to.0.saturating_sub(options.from.0);
+        let producer = Producer {
+            plan: Arc::clone(&corpus.plan),
+            reader: Arc::clone(&corpus.reader),
+            runtime: runtime.clone(),
+            cancel: cancel.clone(),
+            decoder: Decoder::new(options.image_size),
+            options,
+        };
+        let thread = std::thread::Builder::new().name("loader".into());
+        // Without a thread the channel is closed, and the first batch is an error.
+        let thread = thread.spawn(move || producer.run(&sender)).ok();
+        Self {
+            batches: Some(batches),
+            thread,
+            cancel,
+            remaining,
+        }
+    }
+
+    /// The next step's batch; waits for it. `None` after the last step. After an error there is
+    /// nothing more.
+    pub fn next_blocking(&mut self) -> Option<Result<StepBatch, DatasetError>> {
+        if self.remaining == 0 {
+            return None;
+        }
+        let next = self
+            .batches
+            .as_ref()
+            .and_then(|batches| batches.recv().ok());
+        let next = next.unwrap_or(Err(DatasetError::LoaderDied));
+        self.remaining = if next.is_ok() { self.remaining - 1 } else { 0 };
+        Some(next)
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has already been reported as an error.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Producer {
+    plan: Arc<Plan>,
+    reader: Arc<Reader>,
+    runtime: Handle,
+    cancel: CancellationToken,
+    decoder: Decoder,
+    options: LoaderOptions,
+}
+
+impl Producer {
+    fn run(mut self, batches: &SyncSender<Result<StepBatch, DatasetError>>) {
+        let LoaderOptions { from, to, .. } = self.options;
+        let mut lanes: Vec<LaneWindows> = self
+            .options
+            .lanes
+            .clone()
+            .map(|lane| {
+                let source = (Arc::clone(&self.plan), Arc::clone(&self.reader));
+                let ends = (self.cancel.clone(), self.runtime.clone());
+                LaneWindows::start(source, Lane(lane), (from, to), ends)
+            })
+            .collect();
+        for step in (from.0..to.0).map(Step) {
+            let batch: Result<Vec<_>, _> = lanes
+                .iter_mut()
+                .map(|lane| self.lane_batch(step, lane))
+                .collect();
+            let batch = batch.map(|lanes| StepBatch { step, lanes });
+            let failed = batch.is_err();
+            if batches.send(batch).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn lane_batch(
+        &mut self,
+        step: Step,
+        lane: &mut LaneWindows,
+    ) -> Result<LaneBatch, DatasetError> {
+        let slots = self.plan.slots(step, lane.lane());
+        let examples: Result<_, _> = slots
+            .into_iter()
+            .map(|slot| self.example(slot, lane))
+            .collect();
+        Ok(LaneBatch {
+            lane: lane.lane(),
+            examples: examples?,
+        })
+    }
+
+    fn example(
+        &mut self,
+        slot: Option<Slot>,
+        lane: &mut LaneWindows,
+    ) -> Result<Example, DatasetError> {
+        let Some(slot) = slot else {
+            return Ok(Example::padding(self.options.image_size));
+        };
+        let rows = lane.rows(slot.window)?;
+        let stored = rows.get(slot.index).ok_or(DatasetError::LoaderDied)?;
+        match Example::decode(slot.row, stored, &mut self.decoder) {
+            Ok(example) => Ok(example),
+            Err(reason) => self.second_look(slot.row, stored.clone(), reason),
+        }
+    }
+
+    /// Only content may decide that a row is bad: it is fetched again, and refused when the same
+    /// bytes come back.
+    fn second_look(
+        &mut self,
+        row: RowRef,
+        mut stored: EncodedRow,
+        mut reason: BadRow,
+    ) -> Result<Example, DatasetError> {
+        let (shard, row_group) = self.reader.place(row.row_group);
+        for _ in 0..SECOND_LOOKS_MAX {
+            let read = self.reader.read(row.row_group, row.row..row.row + 1, true);
+            let read = self.runtime.block_on(self.cancel.run_until_cancelled(read));
+            let again = read.ok_or(DatasetError::LoaderDied)??.pop();
+            let again = again.ok_or(DatasetError::LoaderDied)?;
+            if again == stored {
+                tracing::warn!(shard, row_group, row = row.row, %reason, "row refused");
+                return Ok(Example::refused(row, self.options.image_size));
+            }
+            stored = again;
+            match Example::decode(row, &stored, &mut self.decoder) {
+                Ok(example) => return Ok(example),
+                Err(error) => reason = error,
+            }
+        }
+        let reason = format!(
+            "row {} of row group {row_group} has other bytes at each reading",
+            row.row
+        );
+        Err(DatasetError::Corrupt { shard, reason })
+    }
+}

@@ -1,0 +1,221 @@
+//! Everything a run needs before its first step, made once and stored below the run's root. Doing it
+//! again finds it done.
+
+use std::sync::Arc;
+
+use ringmaster_proto::spec::Validation;
+use ringmaster_proto::{RunSpec, keys};
+
+use crate::corpus::read_texts;
+use crate::error::DatasetError;
+use crate::manifest::CorpusManifest;
+use crate::plan::{Plan, PlanSpec};
+use crate::rows::Texts;
+use crate::scenes_corpus;
+use crate::store::{Store, StoreError};
+use crate::tokenizer::Tokenizer;
+
+/// Prefix of a source that names the built-in corpus: `scenes:ROWS`.
+const SCENES: &str = "scenes:";
+
+/// Rows a tokenizer is trained on at most; its vocabulary settles long before.
+const TOKENIZER_ROWS_MAX: u64 = 20_000;
+
+/// Bytes of text a tokenizer is trained on at most.
+const TOKENIZER_BYTES_MAX: usize = 8 << 20;
+
+/// Hears how far a long piece of work is.
+pub trait Progress: Send + Sync {
+    /// `done` of `total` units of stage `name` are done.
+    fn stage(&self, name: &str, done: u64, total: u64);
+}
+
+/// Nobody listens.
+impl Progress for () {
+    fn stage(&self, _: &str, _: u64, _: u64) {}
+}
+
+/// What was prepared. The hashes are what a worker opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Identity of the rows to train on.
+    pub corpus_hash: String,
+    /// Identity of the held-out rows; empty where there are none.
+    pub validation_hash: String,
+    /// blake3 of the tokenizer's JSON.
+    pub tokenizer_hash: String,
+    /// Rows to train on.
+    pub corpus_rows: u64,
+    /// Held-out rows.
+    pub validation_rows: u64,
+    /// Size of the shards.
+    pub corpus_bytes: u64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Steps of the run.
+    pub total_steps: u64,
+}
+
+/// Makes the built-in corpus if a source asks for it, reads the footers, splits off held-out rows,
+/// loads or trains the tokenizer, and stores manifests and tokenizer below `root`.
+pub async fn prepare(
+    spec: &RunSpec,
+    root: &Store,
+    progress: &dyn Progress,
+) -> Result<Prepared, DatasetError> {
+    let (train, validation) = open_sources(spec, root, progress).await?;
+    let plan = Plan::new(train.row_groups(), PlanSpec::from(spec))?;
+    let corpus_hash = store_manifest(root, &train).await?;
+    let validation_hash = match &validation {
+        Some(manifest) => store_manifest(root, manifest).await?,
+        None => String::new(),
+    };
+    let train = Arc::new(train);
+    let tokenizer_hash = prepare_tokenizer(spec, root, &train, progress).await?;
+    Ok(Prepared {
+        corpus_hash,
+        validation_hash,
+        tokenizer_hash,
+        corpus_rows: train.rows(),
+        validation_rows: validation.as_ref().map_or(0, CorpusManifest::rows),
+        corpus_bytes: train.bytes(),
+        steps_per_epoch: plan.steps_per_epoch(),
+        total_steps: plan.total_steps(spec),
+    })
+}
+
+/// The manifests of the rows to train on and of the held-out rows.
+async fn open_sources(
+    spec: &RunSpec,
+    root: &Store,
+    progress: &dyn Progress,
+) -> Result<(CorpusManifest, Option<CorpusManifest>), DatasetError> {
+    let open = |url: String, key| {
+        let footers = move |done, of| progress.stage("footers", done, of);
+        async move { CorpusManifest::open(&[url], &spec.data.columns, key, footers).await }
+    };
+    let fraction = match &spec.data.validation {
+        Validation::Fraction(fraction) => *fraction,
+        Validation::Url(_) => 0.0,
+    };
+    let (mut train, mut held_out) = (Vec::new(), Vec::new());
+    for source in &spec.data.sources {
+        if let Some(rows) = source.url.strip_prefix(SCENES) {
+            let rows = scenes_rows(&source.url, rows)?;
+            let folder = root.child(keys::SCENES);
+            let rest = scenes_corpus::held_out_rows(rows, fraction);
+            scenes_corpus::make(&folder, rows, rest, spec.run.seed, progress).await?;
+            let part = |name| folder.child(name).url();
+            train.push(open(part(scenes_corpus::TRAIN), "data.sources").await?);
+            if rest > 0 {
+                held_out.push(open(part(scenes_corpus::VALIDATION), "data.sources").await?);
+            }
+        } else {
+            let whole = open(source.url.clone(), "data.sources").await?;
+            let (rest, part) = whole.split(spec.run.seed, fraction);
+            train.push(rest);
+            held_out.extend(part);
+        }
+    }
+    if let Validation::Url(url) = &spec.data.validation {
+        held_out.push(open(url.clone(), "data.validation").await?);
+    }
+    let train = CorpusManifest::concat(train);
+    let held_out = (!held_out.is_empty()).then(|| CorpusManifest::concat(held_out));
+    if held_out.is_none() && fraction > 0.0 {
+        tracing::warn!("the corpus has a single row group, so no rows are held out");
+    }
+    Ok((train, held_out))
+}
+
+fn scenes_rows(url: &str, rows: &str) -> Result<u64, DatasetError> {
+    let rows = rows.replace('_', "").parse().ok().filter(|rows| *rows > 0);
+    rows.ok_or_else(|| DatasetError::Source {
+        key: "data.sources",
+        value: url.to_owned(),
+        reason: "write scenes: and a number of rows, as in scenes:24000",
+    })
+}
+
+/// Written again even if it is there: the shards may have moved, which the hash does not see.
+async fn store_manifest(root: &Store, manifest: &CorpusManifest) -> Result<String, StoreError> {
+    let hash = manifest.hash();
+    root.put(&keys::corpus_manifest(&hash), manifest.to_json().into())
+        .await?;
+    Ok(hash)
+}
+
+/// The given tokenizer, the run's own from before, or a new one. Returns its hash.
+async fn prepare_tokenizer(
+    spec: &RunSpec,
+    root: &Store,
+    train: &Arc<CorpusManifest>,
+    progress: &dyn Progress,
+) -> Result<String, DatasetError> {
+    let vocab = spec.model.vocab;
+    if let Some(url) = &spec.data.tokenizer {
+        let json = read_url(url).await?;
+        let given = Tokenizer::from_json(&json)?;
+        if given.size() > vocab {
+            let reason = format!("it has {} ids and model.vocab is {vocab}", given.size());
+            return Err(DatasetError::Tokenizer {
+                name: url.clone(),
+                reason,
+            });
+        }
+        return store_tokenizer(root, &json).await;
+    }
+    // A run keeps the tokenizer it began with, whatever a later version would train.
+    match root.get(keys::TOKENIZER).await {
+        Ok(json) if Tokenizer::from_json(&json).is_ok_and(|known| known.size() <= vocab) => {
+            return Ok(hash_of(&json));
+        }
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    progress.stage("tokenizer", 0, 1);
+    let texts = sample_texts(spec, train).await?;
+    let trained = tokio::task::spawn_blocking(move || Tokenizer::train(texts.into_iter(), vocab));
+    let trained = trained.await.map_err(|_| DatasetError::LoaderDied)??;
+    progress.stage("tokenizer", 1, 1);
+    store_tokenizer(root, &trained.to_json()?).await
+}
+
+async fn store_tokenizer(root: &Store, json: &[u8]) -> Result<String, DatasetError> {
+    root.put(keys::TOKENIZER, json.to_vec().into()).await?;
+    Ok(hash_of(json))
+}
+
+fn hash_of(json: &[u8]) -> String {
+    blake3::hash(json).to_hex().to_string()
+}
+
+/// The texts of the first rows, bounded.
+async fn sample_texts(
+    spec: &RunSpec,
+    train: &Arc<CorpusManifest>,
+) -> Result<Vec<String>, DatasetError> {
+    let mut texts = Vec::new();
+    let mut bytes = 0;
+    let visit = |row: Texts| {
+        for text in [row.caption, row.question, row.answer]
+            .into_iter()
+            .flatten()
+        {
+            bytes += text.len();
+            if bytes <= TOKENIZER_BYTES_MAX {
+                texts.push(text);
+            }
+        }
+    };
+    read_texts(train, &spec.data.columns, TOKENIZER_ROWS_MAX, visit).await?;
+    Ok(texts)
+}
+
+/// One object by its URL.
+async fn read_url(url: &str) -> Result<bytes::Bytes, StoreError> {
+    let whole = Store::open(url)?.url();
+    let (folder, name) = whole.rsplit_once('/').unwrap_or((&whole, ""));
+    Store::open(folder)?.get(name).await
+}
