@@ -1,11 +1,29 @@
 //! The control plane of a run: who is in it, where it continues, when it is over.
 //!
 //! [`run`] decides and is pure; `actor.rs` owns the one machine and carries out its effects;
-//! `journal.rs` keeps what was decided; `service.rs` speaks gRPC and `admin.rs` HTTP. The coordinator
-//! never touches a tensor and is on the path of no step.
+//! `journal` keeps what was decided, written by `writer.rs` alone; `takeover.rs` is how a coordinator
+//! comes into office; `service.rs` speaks gRPC and `admin.rs` HTTP. The coordinator never touches a
+//! tensor and is on the path of no step.
 
+mod actor;
+mod admin;
+mod error;
+mod handle;
+mod journal;
+pub mod metrics;
 mod metrics_log;
 pub mod record;
 pub mod run;
+mod server;
+mod service;
+mod takeover;
+mod validate;
+mod writer;
 
+pub use admin::StatusView;
+pub use error::CoordinatorError;
+pub use journal::{JournalError, RunHistory, checkpoints, history};
 pub use metrics_log::StepLine;
+pub use record::CorpusFacts;
+pub use run::Timing;
+pub use server::{Options, Outcome, serve};

@@ -82,6 +82,11 @@ impl RunMachine {
         }
     }
 
+    /// Term and generation, for logs.
+    pub fn position(&self) -> (u64, u64) {
+        (self.term.0, self.generation.0)
+    }
+
     /// Takes one event and returns what to do, in order.
     pub fn apply(&mut self, now: Millis, event: Event) -> Vec<Effect> {
         if matches!(self.phase, Phase::Ended(_)) {

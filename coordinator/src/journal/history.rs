@@ -1,0 +1,168 @@
+//! What the records add up to, for the next coordinator and for people.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringmaster_dataset::{Entry, Store};
+use ringmaster_proto::checkpoint::{CheckpointManifest, FORMAT_VERSION};
+use ringmaster_proto::{Generation, Step, Term, keys};
+
+use super::{JournalError, read};
+use crate::record::{CorpusFacts, Held, Record};
+
+/// A run, as its journal tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunHistory {
+    /// Canonical form of the latest spec.
+    pub spec_json: String,
+    /// blake3 of `spec_json`.
+    pub spec_hash: String,
+    /// The corpus and the length.
+    pub corpus: CorpusFacts,
+    /// The last coordinator's term.
+    pub term: Term,
+    /// The last generation; 0 if there was none.
+    pub generation: Generation,
+    /// Where each generation resumed, ascending.
+    pub lineage: Vec<(Generation, Step)>,
+    /// Fingerprint of the workers, once a generation was recorded.
+    pub fingerprint: Option<String>,
+    /// The final state, if the run has finished and was not continued since.
+    pub finished: Option<Held>,
+    /// Where the run was stopped last, if it was not continued since.
+    pub stopped: Option<Held>,
+}
+
+/// The last term, and the run if one was created.
+pub(crate) fn replay(records: &[Record]) -> (Term, Option<RunHistory>) {
+    let mut last_term = Term(0);
+    let mut run: Option<RunHistory> = None;
+    for record in records {
+        if let Record::TermStarted { term } = record {
+            last_term = *term;
+        }
+        if let Record::RunCreated {
+            spec_json,
+            spec_hash,
+            corpus,
+        } = record
+        {
+            run = Some(RunHistory {
+                spec_json: spec_json.clone(),
+                spec_hash: spec_hash.clone(),
+                corpus: corpus.clone(),
+                term: last_term,
+                generation: Generation(0),
+                lineage: Vec::new(),
+                fingerprint: None,
+                finished: None,
+                stopped: None,
+            });
+        }
+        if let Some(run) = &mut run {
+            run.follow(record);
+        }
+    }
+    (last_term, run)
+}
+
+impl RunHistory {
+    fn follow(&mut self, record: &Record) {
+        match record {
+            Record::TermStarted { term } => self.term = *term,
+            Record::RunCreated { .. } | Record::CheckpointCommitted(_) => {}
+            Record::SpecChanged {
+                spec_json,
+                spec_hash,
+                total_steps,
+            } => {
+                self.spec_json.clone_from(spec_json);
+                self.spec_hash.clone_from(spec_hash);
+                self.corpus.total_steps = *total_steps;
+            }
+            Record::Generation(generation) => {
+                self.generation = generation.generation;
+                self.lineage
+                    .push((generation.generation, generation.resume.step));
+                self.fingerprint = Some(generation.fingerprint.clone());
+                self.finished = None;
+                self.stopped = None;
+            }
+            Record::Stopped(state) => self.stopped = Some(state.clone()),
+            Record::Finished(state) => self.finished = Some(state.clone()),
+        }
+    }
+}
+
+/// The run below `root`; none if no run was created there.
+pub async fn history(root: &Store) -> Result<Option<RunHistory>, JournalError> {
+    Ok(replay(&read(root).await?).1)
+}
+
+/// Every checkpoint below `root` whose parts are all there with the size its manifest says, oldest
+/// first. What is in the parts is not read.
+pub async fn checkpoints(root: &Store) -> Result<Vec<CheckpointManifest>, JournalError> {
+    Ok(stored_checkpoints(root).await?.complete)
+}
+
+/// What lies below the checkpoints' prefix.
+#[derive(Debug, Default)]
+pub(crate) struct StoredCheckpoints {
+    /// Usable, oldest first.
+    pub(crate) complete: Vec<CheckpointManifest>,
+    /// Not usable though there is a manifest, and why.
+    pub(crate) broken: Vec<(String, String)>,
+    /// Folders without a manifest: saves that never became checkpoints.
+    pub(crate) orphans: Vec<String>,
+}
+
+pub(crate) async fn stored_checkpoints(root: &Store) -> Result<StoredCheckpoints, JournalError> {
+    let entries = root.list(keys::CHECKPOINTS).await?;
+    let sizes: BTreeMap<&str, u64> = entries.iter().map(|e| (e.key.as_str(), e.bytes)).collect();
+    let folder = |entry: &Entry| {
+        entry
+            .key
+            .rsplit_once('/')
+            .map(|(folder, _)| folder.to_owned())
+    };
+    let folders: BTreeSet<String> = entries.iter().filter_map(folder).collect();
+    let mut stored = StoredCheckpoints::default();
+    for folder in folders {
+        let key = keys::checkpoint_manifest(&folder);
+        if !sizes.contains_key(key.as_str()) {
+            stored.orphans.push(folder);
+            continue;
+        }
+        match usable(&root.get(&key).await?, &sizes) {
+            Ok(manifest) => stored.complete.push(manifest),
+            Err(reason) => stored.broken.push((folder, reason)),
+        }
+    }
+    stored
+        .complete
+        .sort_by_key(|manifest| (manifest.step, manifest.generation));
+    Ok(stored)
+}
+
+fn usable(bytes: &[u8], sizes: &BTreeMap<&str, u64>) -> Result<CheckpointManifest, String> {
+    let manifest: CheckpointManifest =
+        serde_json::from_slice(bytes).map_err(|error| format!("its manifest: {error}"))?;
+    if manifest.format_version != FORMAT_VERSION {
+        return Err(format!(
+            "its format is {}, not {FORMAT_VERSION}",
+            manifest.format_version
+        ));
+    }
+    for part in &manifest.parts {
+        match sizes.get(part.key.as_str()) {
+            None => return Err(format!("part {} is missing", part.key)),
+            Some(bytes) if *bytes != part.bytes => {
+                return Err(format!(
+                    "part {} has {bytes} bytes, not {}",
+                    part.key, part.bytes
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(manifest)
+}
