@@ -1,0 +1,364 @@
+//! Parts of a checkpoint: the flat state cut by length into W safetensors files, and back.
+//!
+//! The three vectors are laid end to end and cut into W runs of elements. A part holds, for every
+//! tensor its run touches, the touched piece as a one-dimensional f32 tensor named
+//! `parameters/<path>`, `exp_avg/<path>` or `exp_avg_sq/<path>`; where each piece begins is in the
+//! metadata. Any world size writes and reads any cut. What makes parts a checkpoint is the manifest,
+//! which only the coordinator writes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use bytes::Bytes;
+use ringmaster_dataset::Store;
+use ringmaster_model::flat::Layout;
+use ringmaster_proto::checkpoint::{CheckpointManifest, FORMAT_VERSION};
+use ringmaster_proto::{Generation, Step, keys, v1};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::WorkerError;
+use crate::optimizer::{State, VECTORS};
+
+const METADATA: &str = "ringmaster";
+
+/// What a part says about itself.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartHeader {
+    format_version: u32,
+    step: u64,
+    updates: u64,
+    bad_rows: u64,
+    /// First element of each piece within its tensor.
+    offsets: BTreeMap<String, usize>,
+}
+
+/// Where a piece of a part lies in the state.
+struct Piece {
+    vector: usize,
+    name: String,
+    /// Within the flat vector.
+    range: Range<usize>,
+    /// Of the piece within its tensor.
+    offset: usize,
+}
+
+/// The pieces of part `part` of `parts`.
+fn pieces(layout: &Layout, part: usize, parts: usize) -> Vec<Piece> {
+    let elements = layout.total * VECTORS.len();
+    let run = part * elements / parts..(part + 1) * elements / parts;
+    let mut pieces = Vec::new();
+    for (vector, kind) in VECTORS.iter().enumerate() {
+        for slot in &layout.slots {
+            let first = vector * layout.total + slot.offset;
+            let start = run.start.max(first);
+            let end = run.end.min(first + slot.len);
+            if start < end {
+                let base = vector * layout.total;
+                pieces.push(Piece {
+                    vector,
+                    name: format!("{kind}/{}", slot.path),
+                    range: start - base..end - base,
+                    offset: start - first,
+                });
+            }
+        }
+    }
+    pieces
+}
+
+/// Serialises part `part` of `parts`.
+fn encode(
+    state: &State,
+    layout: &Layout,
+    part: usize,
+    parts: usize,
+) -> Result<Vec<u8>, WorkerError> {
+    let pieces = pieces(layout, part, parts);
+    let header = PartHeader {
+        format_version: FORMAT_VERSION,
+        step: state.step,
+        updates: state.updates,
+        bad_rows: state.bad_rows,
+        offsets: pieces
+            .iter()
+            .map(|piece| (piece.name.clone(), piece.offset))
+            .collect(),
+    };
+    let broken = |reason: String| WorkerError::Internal(format!("cannot write a part: {reason}"));
+    let header = serde_json::to_string(&header).map_err(|error| broken(error.to_string()))?;
+    let vectors = state.vectors();
+    let bytes: Vec<Vec<u8>> = pieces
+        .iter()
+        .map(|piece| {
+            let values = &vectors[piece.vector][piece.range.clone()];
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
+        })
+        .collect();
+    let mut views = Vec::with_capacity(pieces.len());
+    for (piece, bytes) in pieces.iter().zip(&bytes) {
+        let view = TensorView::new(Dtype::F32, vec![piece.range.len()], bytes)
+            .map_err(|error| broken(error.to_string()))?;
+        views.push((piece.name.clone(), view));
+    }
+    let metadata = HashMap::from([(METADATA.to_owned(), header)]);
+    safetensors::serialize(views, Some(metadata)).map_err(|error| broken(error.to_string()))
+}
+
+/// Reads one part into `state`; returns how many elements it filled.
+fn decode(bytes: &[u8], layout: &Layout, state: &mut State) -> Result<usize, String> {
+    let text = |error: safetensors::SafeTensorError| error.to_string();
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(text)?;
+    let header = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|map| map.get(METADATA))
+        .ok_or("it was not written by ringmaster")?;
+    let header: PartHeader = serde_json::from_str(header).map_err(|error| error.to_string())?;
+    if header.format_version != FORMAT_VERSION {
+        return Err(format!(
+            "it has format {}, this build reads {FORMAT_VERSION}",
+            header.format_version
+        ));
+    }
+    state.set_scalars([header.step, header.updates, header.bad_rows]);
+    let slots: HashMap<&str, _> = layout
+        .slots
+        .iter()
+        .map(|slot| (slot.path.as_str(), slot))
+        .collect();
+    let mut filled = 0;
+    for (name, view) in SafeTensors::deserialize(bytes).map_err(text)?.tensors() {
+        let unknown = || format!("tensor {name} is not part of this model");
+        let (kind, path) = name.split_once('/').ok_or_else(unknown)?;
+        let vector = VECTORS
+            .iter()
+            .position(|known| *known == kind)
+            .ok_or_else(unknown)?;
+        let slot = slots.get(path).ok_or_else(unknown)?;
+        let offset = *header.offsets.get(&name).ok_or_else(unknown)?;
+        let values = view.data().as_chunks::<4>().0;
+        let fits = view.dtype() == Dtype::F32
+            && offset
+                .checked_add(values.len())
+                .is_some_and(|end| end <= slot.len);
+        if !fits {
+            return Err(format!(
+                "tensor {name} does not fit its place in this model"
+            ));
+        }
+        let start = slot.offset + offset;
+        let target = &mut state.vectors_mut()[vector][start..start + values.len()];
+        for (target, value) in target.iter_mut().zip(values) {
+            *target = f32::from_le_bytes(*value);
+        }
+        filled += values.len();
+    }
+    Ok(filled)
+}
+
+/// Writes this rank's part below `root` and describes it for the coordinator.
+pub(crate) async fn write_part(
+    root: &Store,
+    generation: Generation,
+    (part, parts): (u32, u32),
+    (state, digest): (&State, &str),
+    layout: &Layout,
+) -> Result<v1::PartWritten, WorkerError> {
+    let bytes = encode(state, layout, part as usize, parts as usize)?;
+    let folder = keys::checkpoint(generation, Step(state.step), digest);
+    let key = keys::checkpoint_part(&folder, part, parts);
+    let written = v1::PartWritten {
+        step: state.step,
+        digest: digest.to_owned(),
+        part,
+        parts,
+        key: key.clone(),
+        bytes: bytes.len() as u64,
+        blake3: blake3::hash(&bytes).to_hex().to_string(),
+    };
+    root.put(&key, Bytes::from(bytes)).await?;
+    Ok(written)
+}
+
+/// Loads and verifies a whole checkpoint: sizes, hashes, coverage and the digest of the state.
+pub async fn load(
+    root: &Store,
+    manifest: &CheckpointManifest,
+    layout: &Layout,
+) -> Result<State, WorkerError> {
+    let mut state = State::initial(vec![0.0; layout.total]);
+    let mut filled = 0;
+    for part in &manifest.parts {
+        let wrong = |reason: String| WorkerError::Checkpoint {
+            key: part.key.clone(),
+            reason,
+        };
+        let bytes = root.get(&part.key).await?;
+        if bytes.len() as u64 != part.bytes {
+            return Err(wrong(format!(
+                "{} bytes, its manifest says {}",
+                bytes.len(),
+                part.bytes
+            )));
+        }
+        if blake3::hash(&bytes).to_hex().as_str() != part.blake3 {
+            return Err(wrong("its hash is not the one in its manifest".into()));
+        }
+        filled += decode(&bytes, layout, &mut state).map_err(wrong)?;
+    }
+    let folder = keys::checkpoint(manifest.generation, manifest.step, &manifest.digest);
+    let wrong = |reason| WorkerError::Checkpoint {
+        key: folder.clone(),
+        reason,
+    };
+    if filled != layout.total * VECTORS.len() || state.step != manifest.step.0 {
+        return Err(wrong("its parts do not make up the whole state".into()));
+    }
+    let found = state.digest(layout);
+    if found != manifest.digest {
+        return Err(wrong(format!(
+            "the state has digest {found}, its manifest says otherwise"
+        )));
+    }
+    Ok(state)
+}
+
+/// Reads a checkpoint's manifest.
+pub async fn read_manifest(root: &Store, key: &str) -> Result<CheckpointManifest, WorkerError> {
+    let wrong = |reason: String| WorkerError::Checkpoint {
+        key: key.to_owned(),
+        reason,
+    };
+    let bytes = root.get(key).await?;
+    let manifest: CheckpointManifest =
+        serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    if manifest.format_version != FORMAT_VERSION {
+        let version = manifest.format_version;
+        return Err(wrong(format!(
+            "it has format {version}, this build reads {FORMAT_VERSION}"
+        )));
+    }
+    Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+    use ringmaster_model::flat::Slot;
+
+    fn layout(lens: &[usize]) -> Layout {
+        let mut layout = Layout {
+            slots: Vec::new(),
+            total: 0,
+        };
+        for (i, len) in lens.iter().enumerate() {
+            let (offset, len) = (layout.total, *len);
+            let path = format!("layer.{i}.weight");
+            layout.slots.push(Slot {
+                path,
+                shape: vec![len],
+                offset,
+                len,
+                decay: true,
+            });
+            layout.total += len;
+        }
+        layout
+    }
+
+    fn state(layout: &Layout) -> State {
+        let mut state = State::initial((0..layout.total).map(|i| i as f32 + 0.5).collect());
+        state
+            .first
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, v)| *v = -(i as f32));
+        state
+            .second
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, v)| *v = 1.0 / (i as f32 + 1.0));
+        state.set_scalars([9, 8, 7]);
+        state
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_reads_back_as_the_whole_state(
+            lens in prop::collection::vec(1_usize..40, 1..8),
+            parts in 1_usize..9,
+        ) {
+            let layout = layout(&lens);
+            let state = state(&layout);
+            let mut back = State::initial(vec![0.0; layout.total]);
+            let mut filled = 0;
+            for part in 0..parts {
+                let bytes = encode(&state, &layout, part, parts).unwrap();
+                filled += decode(&bytes, &layout, &mut back).unwrap();
+            }
+            prop_assert_eq!(filled, 3 * layout.total);
+            prop_assert_eq!(back, state);
+        }
+    }
+
+    #[test]
+    fn a_part_of_another_model_is_refused_by_name() {
+        let bytes = encode(&state(&layout(&[4, 5])), &layout(&[4, 5]), 0, 1).unwrap();
+        let other = layout(&[4]);
+        let mut target = State::initial(vec![0.0; 4]);
+        let error = decode(&bytes, &other, &mut target).unwrap_err();
+        assert!(error.contains("layer.1.weight"), "{error}");
+    }
+
+    fn manifest_of(
+        parts: Vec<ringmaster_proto::checkpoint::Part>,
+        state: &State,
+        digest: String,
+    ) -> CheckpointManifest {
+        CheckpointManifest {
+            format_version: FORMAT_VERSION,
+            run: "r".into(),
+            identity: String::new(),
+            generation: Generation(1),
+            step: Step(state.step),
+            digest,
+            parts,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flipped_bit_a_missing_part_and_a_wrong_digest_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Store::open(folder.path().to_str().unwrap()).unwrap();
+        let layout = layout(&[30, 7]);
+        let state = state(&layout);
+        let digest = state.digest(&layout);
+        let mut parts = Vec::new();
+        for part in 0..2 {
+            let written =
+                write_part(&root, Generation(1), (part, 2), (&state, &digest), &layout).await;
+            let written = written.unwrap();
+            let (key, bytes, blake3) = (written.key, written.bytes, written.blake3);
+            parts.push(ringmaster_proto::checkpoint::Part { key, bytes, blake3 });
+        }
+        let whole = manifest_of(parts.clone(), &state, digest.clone());
+        assert_eq!(load(&root, &whole, &layout).await.unwrap(), state);
+
+        let missing = manifest_of(parts[..1].to_vec(), &state, digest.clone());
+        assert!(load(&root, &missing, &layout).await.is_err());
+        let renamed = manifest_of(parts.clone(), &state, "0".repeat(64));
+        assert!(load(&root, &renamed, &layout).await.is_err());
+        let mut bytes = root.get(&parts[1].key).await.unwrap().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        root.put(&parts[1].key, Bytes::from(bytes)).await.unwrap();
+        let error = load(&root, &whole, &layout).await.unwrap_err().to_string();
+        assert!(error.contains(&parts[1].key), "{error}");
+    }
+}

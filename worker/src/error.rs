@@ -1,0 +1,91 @@
+//! Why a worker cannot go on.
+
+use ringmaster_dataset::{DatasetError, StoreError};
+use ringmaster_proto::ErrorKind;
+use ringmaster_ring::RingError;
+
+/// What ended a worker's part in a run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// The coordinator cannot be reached or refuses this worker.
+    #[error("coordinator {address}: {reason}")]
+    Coordinator {
+        /// As given on the command line.
+        address: String,
+        /// What happened, and what to do.
+        reason: String,
+        /// What to do about it.
+        kind: ErrorKind,
+    },
+    /// The coordinator ended the run with an error.
+    #[error("{0}")]
+    RunFailed(String),
+    /// The device asked for is not there.
+    #[error("device {asked}: {reason}")]
+    Device {
+        /// As given on the command line.
+        asked: String,
+        /// What is missing and what would work.
+        reason: String,
+    },
+    /// The corpus cannot be read.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ring is broken; the coordinator decides what comes next.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A checkpoint is not what its manifest says.
+    #[error(
+        "checkpoint {key}: {reason}; an older one may verify: see `ringmaster checkpoint list`"
+    )]
+    Checkpoint {
+        /// Object that was read.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The corpus is worse than the run file tolerates.
+    #[error(
+        "{bad} rows were refused by their content, more than data.max_bad_fraction = {limit} of the \
+         corpus allows; the log names them: mend the corpus or raise the limit"
+    )]
+    BadRows {
+        /// Rows refused so far.
+        bad: u64,
+        /// The fraction tolerated.
+        limit: f64,
+    },
+    /// The state that arrived is not the one that was announced.
+    #[error("the state at step {step} has digest {found}, expected {expected}; rejoin as new")]
+    Diverged {
+        /// Step of the state.
+        step: u64,
+        /// Digest announced.
+        expected: String,
+        /// Digest computed here.
+        found: String,
+    },
+    /// A message that the contract does not allow, or a thread that ended too early.
+    #[error("internal: {0}; please report it")]
+    Internal(String),
+}
+
+impl WorkerError {
+    /// What to do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Coordinator { kind, .. } => *kind,
+            Self::RunFailed(_) | Self::Checkpoint { .. } | Self::BadRows { .. } => ErrorKind::Data,
+            Self::Device { .. } => ErrorKind::Invalid,
+            Self::Dataset(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Ring(_) => ErrorKind::Retry,
+            Self::Diverged { .. } => ErrorKind::Rejoin,
+            Self::Internal(_) => ErrorKind::Internal,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The numeric fingerprint: workers with equal fingerprints compute equal bits.
+//!
+//! Bits depend on the backend, its version, the SIMD level or GPU model, and on kernel choices that
+//! no version number tells. So besides names the fingerprint holds a probe: one forward and backward
+//! pass of the real model on fixed input, and one decoded picture, hashed.
+
+use burn::tensor::Device;
+use ringmaster_dataset::decode::Decoder;
+use ringmaster_model::Model;
+use ringmaster_model::flat::{self, Layout};
+use ringmaster_proto::spec::ModelSpec;
+
+use crate::feeder::{MicroBatch, images};
+use crate::objective::{Lens, Tokens};
+use crate::{WorkerError, batch};
+
+const BACKEND: &str = "burn-flex-0.22.1";
+
+/// A small photograph-like JPEG; decoders round differently on different machines.
+const PICTURE: &[u8] = include_bytes!("../fixtures/probe.jpg");
+
+/// Rows of the probe's microbatch.
+const ROWS: usize = 2;
+
+/// Probes `model` on `device`.
+pub(crate) fn probe(
+    model: &Model,
+    layout: &Layout,
+    spec: &ModelSpec,
+    device: &Device,
+) -> Result<String, WorkerError> {
+    let pixels = Decoder::new(spec.image_size)
+        .decode(PICTURE)
+        .map_err(|error| WorkerError::Internal(format!("the probe's picture: {error}")))?;
+    let lens = Lens {
+        text: spec.text_len,
+        target: spec.target_len,
+    };
+    let mut tokens = Tokens::default();
+    for row in 0..ROWS as u32 {
+        let ids = |n: u32| -> Vec<u32> { (0..n).map(|i| 3 + (i * 7 + row) % 256).collect() };
+        tokens.push(
+            &ids(lens.text as u32 / 2),
+            &ids(lens.target as u32 / 2),
+            true,
+            lens,
+        );
+    }
+    let pictures = [pixels.as_slice(); ROWS];
+    let micro = MicroBatch {
+        images: images(pictures.into_iter()),
+        tokens,
+        rows: ROWS,
+    };
+    let loss = model.loss_sum(batch::on_device(&micro, spec, device));
+    let value = batch::scalar(loss.clone())?;
+    let mut gradient = vec![0.0; layout.total];
+    flat::gradients_into(model, loss.backward(), layout, &mut gradient);
+
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&pixels).update(&value.to_le_bytes());
+    for block in gradient.chunks(16 * 1024) {
+        let bytes: Vec<u8> = block.iter().flat_map(|g| g.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+    let hash = hasher.finalize().to_hex();
+    Ok(format!("{BACKEND}/{}/{}", simd_level(), &hash[..16]))
+}
+
+/// The widest vector extension the matrix kernels can use here.
+fn simd_level() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            return "avx512";
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            return "avx2";
+        }
+    }
+    std::env::consts::ARCH
+}

@@ -1,0 +1,145 @@
+//! From a welcome to a worker that can be ranked: corpus open, model built, numerics probed, ring
+//! port bound, trainer thread started.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+
+use ringmaster_dataset::{Corpus, Store};
+use ringmaster_proto::v1::worker_report::Body;
+use ringmaster_proto::v1::{self, Welcome};
+use ringmaster_proto::{Generation, RunSpec};
+use ringmaster_ring::RingListener;
+use tokio::sync::mpsc::{Receiver, channel};
+
+use crate::sample::Sampler;
+use crate::session::{Command, Session};
+use crate::trainer::Trainer;
+use crate::{WorkerError, WorkerOptions, fingerprint};
+
+/// Commands that may wait for the trainer thread; a generation needs three.
+const COMMANDS: usize = 64;
+
+/// Reports that may wait for the agent: minutes of training without a control stream.
+const REPORTS: usize = 4096;
+
+/// Held-out rows the sampler asks about.
+const SAMPLE_ROWS: u64 = 32;
+
+/// A running trainer thread and how to reach it.
+pub(crate) struct Prepared {
+    commands: SyncSender<Command>,
+    reports: Receiver<(Generation, Body)>,
+    thread: JoinHandle<()>,
+    ring_address: SocketAddr,
+    fingerprint: String,
+}
+
+impl Prepared {
+    /// What the coordinator is told.
+    pub(crate) fn report(&self) -> v1::Prepared {
+        v1::Prepared {
+            ring_address: self.ring_address.to_string(),
+            fingerprint: self.fingerprint.clone(),
+            held: None,
+        }
+    }
+
+    /// Hands a command to the trainer thread.
+    pub(crate) fn command(&self, command: Command) {
+        if self.commands.try_send(command).is_err() {
+            tracing::error!("the trainer thread takes no commands; the coordinator will fence it");
+        }
+    }
+
+    /// The trainer thread's next report; `None` when the thread has ended.
+    pub(crate) async fn next_report(&mut self) -> Option<(Generation, Body)> {
+        self.reports.recv().await
+    }
+
+    /// Ends the trainer thread and waits for it.
+    pub(crate) async fn end(mut self) {
+        self.command(Command::Exit);
+        self.reports.close();
+        drop(self.commands);
+        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the trainer thread panicked; its log lines are above");
+        }
+    }
+}
+
+/// Prepares this worker for the run it is welcomed to.
+pub(crate) async fn prepare(
+    welcome: Welcome,
+    options: WorkerOptions,
+) -> Result<Prepared, WorkerError> {
+    let spec = RunSpec::from_canonical(&welcome.spec_json)
+        .map_err(|error| WorkerError::Internal(format!("the coordinator sent: {error}")))?;
+    let root = Store::open(&welcome.root_url)?;
+    let hashes = (
+        &welcome.corpus_hash,
+        &welcome.validation_hash,
+        &welcome.tokenizer_hash,
+    );
+    let corpus = Corpus::open(&spec, &root, hashes.0, hashes.1, hashes.2).await?;
+    let held_out = match &corpus.validation {
+        Some(manifest) => {
+            let rows = 0..SAMPLE_ROWS.min(manifest.rows());
+            let (columns, size) = (&spec.data.columns, spec.model.image_size);
+            ringmaster_dataset::read_rows(manifest, columns, rows, size).await?
+        }
+        None => Vec::new(),
+    };
+    let listener = RingListener::bind(SocketAddr::new(options.ring_bind, 0))?;
+    let runtime = tokio::runtime::Handle::current();
+    let build = move || build(spec, corpus, root, &options, listener, held_out, runtime);
+    tokio::task::spawn_blocking(build)
+        .await
+        .map_err(|error| WorkerError::Internal(format!("building the model: {error}")))?
+}
+
+fn build(
+    spec: RunSpec,
+    corpus: Corpus,
+    root: Store,
+    options: &WorkerOptions,
+    listener: RingListener,
+    held_out: Vec<ringmaster_dataset::Example>,
+    runtime: tokio::runtime::Handle,
+) -> Result<Prepared, WorkerError> {
+    let device = options.device.resolve()?;
+    let spec = Arc::new(spec);
+    let trainer = Trainer::new(Arc::clone(&spec), corpus.total_steps, &device);
+    let autodiff = device.clone().autodiff();
+    let fingerprint = fingerprint::probe(&trainer.model, &trainer.layout, &spec.model, &autodiff)?;
+    tracing::info!(fingerprint, parameters = trainer.layout.total, "prepared");
+    let sampler = Sampler::new(held_out, spec.eval.sample_every, &spec.model, &autodiff);
+    let ring_address = listener.local_addr();
+    let (reports_in, reports) = channel(REPORTS);
+    let session = Session {
+        spec,
+        corpus: Arc::new(corpus),
+        root,
+        token: options.token.clone(),
+        listener,
+        trainer,
+        sampler,
+        runtime,
+        reports: reports_in,
+        holds_state: false,
+    };
+    let (commands, inbox) = std::sync::mpsc::sync_channel(COMMANDS);
+    let thread = std::thread::Builder::new()
+        .name("trainer".into())
+        .spawn(move || session.serve(&inbox))
+        .map_err(|error| WorkerError::Internal(format!("starting the trainer: {error}")))?;
+    Ok(Prepared {
+        commands,
+        reports,
+        thread,
+        ring_address,
+        fingerprint,
+    })
+}

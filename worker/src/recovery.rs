@@ -1,0 +1,87 @@
+//! Obtaining the state at a generation's resume point: drawn from the seed, kept, copied from a peer
+//! over the new ring, or loaded from a checkpoint.
+
+use ringmaster_model::flat::Layout;
+use ringmaster_proto::v1::{Origin, Resume};
+use ringmaster_ring::{Ring, Tag};
+
+use crate::WorkerError;
+use crate::optimizer::{SCALARS, State, VECTORS};
+
+/// Where a copy of the state is stamped in the ring's frames.
+const COPY: u32 = u32::MAX;
+
+/// Copies the state of `resume.root_rank` to every rank that is not at the resume point. All ranks
+/// take part; `state` is overwritten where it differs, and verified.
+pub(crate) fn copy_from_peer(
+    ring: &mut Ring,
+    state: &mut State,
+    layout: &Layout,
+    resume: &Resume,
+) -> Result<(), WorkerError> {
+    let mut bytes = to_bytes(state);
+    let tag = Tag::new(resume.step, COPY);
+    ring.broadcast(tag, resume.root_rank as usize, &mut bytes)?;
+    from_bytes(&bytes, state);
+    verify(state, layout, resume)
+}
+
+/// Refuses a state that is not the one announced.
+pub(crate) fn verify(state: &State, layout: &Layout, resume: &Resume) -> Result<(), WorkerError> {
+    let found = state.digest(layout);
+    if found == resume.digest && state.step == resume.step {
+        return Ok(());
+    }
+    Err(WorkerError::Diverged {
+        step: state.step,
+        expected: resume.digest.clone(),
+        found,
+    })
+}
+
+/// Whether the state is to be copied between peers for this resume point.
+pub(crate) fn needs_copy(resume: &Resume) -> bool {
+    resume.origin() == Origin::Memory && resume.copy
+}
+
+fn to_bytes(state: &State) -> Vec<u8> {
+    let scalars = state.scalars();
+    let mut bytes = Vec::with_capacity(8 * SCALARS.len() + 4 * VECTORS.len() * state.first.len());
+    bytes.extend(scalars.iter().flat_map(|scalar| scalar.to_le_bytes()));
+    for vector in state.vectors() {
+        bytes.extend(vector.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    bytes
+}
+
+/// Inverse of [`to_bytes`]; `bytes` has the length that this state's layout gives.
+fn from_bytes(bytes: &[u8], state: &mut State) {
+    let (scalars, values) = bytes.split_at(8 * SCALARS.len());
+    let mut read = [0; SCALARS.len()];
+    for (scalar, bytes) in read.iter_mut().zip(scalars.as_chunks::<8>().0) {
+        *scalar = u64::from_le_bytes(*bytes);
+    }
+    state.set_scalars(read);
+    let mut values = values.as_chunks::<4>().0.iter();
+    for vector in state.vectors_mut() {
+        for (value, bytes) in vector.iter_mut().zip(&mut values) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_survives_the_wire() {
+        let mut state = State::initial(vec![1.5, -2.0, f32::MIN_POSITIVE]);
+        state.set_scalars([7, 6, 1]);
+        state.first = vec![0.1, 0.2, 0.3];
+        state.second = vec![1e-9, 2.0, 3.0];
+        let mut copy = State::initial(vec![0.0; 3]);
+        from_bytes(&to_bytes(&state), &mut copy);
+        assert_eq!(copy, state);
+    }
+}

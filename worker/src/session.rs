@@ -1,0 +1,294 @@
+//! The trainer thread: takes commands one at a time, owns the model, the state and the ring.
+//!
+//! A pending collective is unwound by the generation's `Abort`, which the agent holds; every command
+//! is therefore answered soon, whatever the ring was doing.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use ringmaster_dataset::{Corpus, Store, lanes_of_rank};
+use ringmaster_proto::auth::RunToken;
+use ringmaster_proto::v1::worker_report::Body;
+use ringmaster_proto::v1::{self, Boundary, Held, Origin, Resume};
+use ringmaster_proto::{Generation, Rank, RunSpec, Step, WorldSize};
+use ringmaster_ring::{self as ring, Abort, Ring, RingError, RingListener};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::Sender;
+
+use crate::feeder::Feeder;
+use crate::sample::Sampler;
+use crate::trainer::{Membership, Trainer};
+use crate::{WorkerError, checkpoint, recovery};
+
+/// What the agent asks of the trainer thread.
+pub(crate) enum Command {
+    /// Become part of a generation: links, then the state at its resume point.
+    Form(Form),
+    /// Every rank has formed: step until a boundary or a fence.
+    Start(Generation),
+    /// Apply nothing more in this generation, and say what is held.
+    Fence(Generation),
+    /// End the thread.
+    Exit,
+}
+
+/// One generation, as this worker sees it.
+pub(crate) struct Form {
+    pub(crate) generation: Generation,
+    pub(crate) rank: Rank,
+    pub(crate) addresses: Vec<std::net::SocketAddr>,
+    pub(crate) resume: Resume,
+    pub(crate) abort: Abort,
+    pub(crate) drain: Arc<AtomicI32>,
+}
+
+/// Everything the trainer thread owns.
+pub(crate) struct Session {
+    pub(crate) spec: Arc<RunSpec>,
+    pub(crate) corpus: Arc<Corpus>,
+    pub(crate) root: Store,
+    pub(crate) token: RunToken,
+    pub(crate) listener: RingListener,
+    pub(crate) trainer: Trainer,
+    pub(crate) sampler: Sampler,
+    pub(crate) runtime: Handle,
+    pub(crate) reports: Sender<(Generation, Body)>,
+    /// Whether the trainer's state is one of the run's, not just fresh memory.
+    pub(crate) holds_state: bool,
+}
+
+/// A generation in force.
+struct Active {
+    generation: Generation,
+    rank: Rank,
+    world: WorldSize,
+    /// A generation is started once, though the coordinator may say so again.
+    started: bool,
+    member: Membership,
+}
+
+impl Session {
+    /// Serves commands until `Exit` or until the agent is gone.
+    pub(crate) fn serve(mut self, commands: &Receiver<Command>) {
+        let mut active: Option<Active> = None;
+        while let Ok(command) = commands.recv() {
+            match command {
+                Command::Form(form) => {
+                    // The old links close before the new ones open.
+                    drop(active.take());
+                    let generation = form.generation;
+                    match self.form(form) {
+                        Ok(formed) => active = Some(formed),
+                        Err(error) => self.report_error(generation, None, &error),
+                    }
+                }
+                Command::Start(generation) => {
+                    let waits = |a: &&mut Active| a.generation == generation && !a.started;
+                    if let Some(active) = active.as_mut().filter(waits) {
+                        active.started = true;
+                        if let Err(error) = self.train(active) {
+                            self.report_error(generation, Some(active.rank), &error);
+                        }
+                    }
+                }
+                Command::Fence(generation) => {
+                    drop(active.take());
+                    self.report_fenced(generation, Boundary::Unspecified);
+                }
+                Command::Exit => return,
+            }
+        }
+    }
+
+    /// Forms the links of a generation and obtains the state at its resume point.
+    fn form(&mut self, form: Form) -> Result<Active, WorkerError> {
+        let Form {
+            generation,
+            rank,
+            addresses,
+            resume,
+            abort,
+            drain,
+        } = form;
+        let world = WorldSize(addresses.len() as u32);
+        let membership = ring::Membership {
+            run: self.spec.run.name.clone(),
+            generation: generation.0,
+            rank: rank.0 as usize,
+            addrs: addresses,
+            secret: self.token.ring_secret(&self.spec.run.name, generation),
+        };
+        let options = ring::Options::default();
+        let mut ring = Ring::form(&self.listener, membership, options, &abort)?;
+        self.resume(&mut ring, &resume)?;
+        self.holds_state = true;
+        let held = self.held();
+        tracing::info!(%generation, %rank, %world, step = resume.step, "formed");
+        self.report(generation, Body::Formed(v1::Formed { held }));
+        let member = Membership { ring, abort, drain };
+        Ok(Active {
+            generation,
+            rank,
+            world,
+            started: false,
+            member,
+        })
+    }
+
+    /// Makes the trainer's state that of the resume point.
+    fn resume(&mut self, ring: &mut Ring, resume: &Resume) -> Result<(), WorkerError> {
+        let trainer = &mut self.trainer;
+        match resume.origin() {
+            Origin::Initial => {
+                if self.holds_state {
+                    // A state of an earlier generation does not survive a start from the seed.
+                    trainer.restart();
+                }
+            }
+            Origin::Memory if recovery::needs_copy(resume) => {
+                let mut state = trainer.state.clone();
+                recovery::copy_from_peer(ring, &mut state, &trainer.layout, resume)?;
+                trainer.adopt(state);
+            }
+            Origin::Memory => recovery::verify(&trainer.state, &trainer.layout, resume)?,
+            Origin::Checkpoint => {
+                let state = self.runtime.block_on(async {
+                    let manifest =
+                        checkpoint::read_manifest(&self.root, &resume.checkpoint_key).await?;
+                    checkpoint::load(&self.root, &manifest, &trainer.layout).await
+                })?;
+                recovery::verify(&state, &trainer.layout, resume)?;
+                trainer.adopt(state);
+            }
+            Origin::Unspecified => {
+                return Err(WorkerError::Internal(
+                    "a resume point without an origin".into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps until the ranks agree on a boundary.
+    fn train(&mut self, active: &mut Active) -> Result<(), WorkerError> {
+        let span = tracing::info_span!(
+            "generation",
+            generation = active.generation.0,
+            rank = active.rank.0
+        );
+        let _entered = span.enter();
+        let lanes = lanes_of_rank(self.spec.data.lanes, active.rank, active.world);
+        let from = Step(self.trainer.state.step);
+        let to = Step(self.corpus.total_steps);
+        if from >= to {
+            return self.reach(active, Boundary::Finished);
+        }
+        let mut feeder = Feeder::start(&self.corpus, &self.spec, lanes, from, to, &self.runtime)?;
+        loop {
+            let (done, boundary) = self.trainer.step(&mut feeder, &mut active.member)?;
+            tracing::debug!(step = done.step, loss = done.loss, "step");
+            let step = done.step;
+            self.trainer.check_bad_rows(self.corpus.train.rows())?;
+            self.report_progress(active.generation, Body::StepDone(done));
+            if boundary != Boundary::Unspecified {
+                drop(feeder);
+                return self.reach(active, boundary);
+            }
+            if step.is_multiple_of(self.spec.checkpoint.every) {
+                self.write_checkpoint(active)?;
+            }
+            if active.rank.0 == 0
+                && let Some(sample) = self.sampler.next_if_due(&self.trainer, &self.corpus)
+            {
+                self.report_progress(active.generation, Body::Sample(sample));
+            }
+        }
+    }
+
+    /// Ends at an agreed boundary; one that ends the run writes a checkpoint first.
+    fn reach(&mut self, active: &Active, boundary: Boundary) -> Result<(), WorkerError> {
+        tracing::info!(step = self.trainer.state.step, ?boundary, "boundary");
+        if matches!(boundary, Boundary::Stop | Boundary::Finished) {
+            self.write_checkpoint(active)?;
+        }
+        self.report_fenced(active.generation, boundary);
+        Ok(())
+    }
+
+    fn write_checkpoint(&mut self, active: &Active) -> Result<(), WorkerError> {
+        let started = Instant::now();
+        let state = &self.trainer.state;
+        let digest = state.digest(&self.trainer.layout);
+        let part = (active.rank.0, active.world.0);
+        let written = self.runtime.block_on(checkpoint::write_part(
+            &self.root,
+            active.generation,
+            part,
+            (state, &digest),
+            &self.trainer.layout,
+        ))?;
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(
+            step = state.step,
+            bytes = written.bytes,
+            seconds,
+            "part written"
+        );
+        self.report(active.generation, Body::PartWritten(written));
+        Ok(())
+    }
+
+    fn held(&self) -> Option<Held> {
+        self.holds_state.then(|| Held {
+            step: self.trainer.state.step,
+            digest: self.trainer.state.digest(&self.trainer.layout),
+        })
+    }
+
+    fn report_fenced(&self, generation: Generation, boundary: Boundary) {
+        let fenced = v1::Fenced {
+            held: self.held(),
+            boundary: boundary as i32,
+        };
+        self.report(generation, Body::Fenced(fenced));
+    }
+
+    /// A broken ring is for the coordinator to judge; anything else this worker cannot mend.
+    fn report_error(&self, generation: Generation, rank: Option<Rank>, error: &WorkerError) {
+        let body = match error {
+            WorkerError::Ring(RingError::Aborted { .. }) => return,
+            WorkerError::Ring(ring) => {
+                tracing::warn!(%generation, "ring: {error}");
+                let own = rank.map_or(0, |rank| rank.0);
+                Body::LinkLost(v1::LinkLost {
+                    accused_rank: ring.accused().map_or(own, |rank| rank as u32),
+                    reason: error.to_string(),
+                })
+            }
+            _ => {
+                tracing::error!(%generation, "{error}");
+                let kind = error.kind().as_str().to_owned();
+                Body::Failed(v1::Failed {
+                    kind,
+                    message: error.to_string(),
+                })
+            }
+        };
+        self.report(generation, body);
+    }
+
+    /// Progress is told if there is room: training does not wait for a control stream.
+    fn report_progress(&self, generation: Generation, body: Body) {
+        if self.reports.try_send((generation, body)).is_err() {
+            tracing::debug!(%generation, "a progress report was dropped: the queue is full");
+        }
+    }
+
+    fn report(&self, generation: Generation, body: Body) {
+        if self.reports.blocking_send((generation, body)).is_err() {
+            tracing::debug!(%generation, "nobody takes reports any more");
+        }
+    }
+}
