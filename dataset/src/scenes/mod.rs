@@ -7,6 +7,8 @@
 
 mod draw;
 mod render;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use draw::Draw;
@@ -55,11 +57,9 @@ struct Scene {
 struct Object {
     shape: Shape,
     color: Color,
-    /// Centre, pixels.
-    x: i32,
-    y: i32,
-    /// Half the side of the square the object fills, pixels.
-    radius: i32,
+    /// Corner of the square the object fills, pixels.
+    left: usize,
+    top: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,9 +115,12 @@ impl Color {
     }
 }
 
-/// At most this many objects, each in a column of its own: they cannot overlap, and their order
-/// from left to right is plain.
-const COLUMNS: usize = 3;
+/// Side of every object, pixels. Objects stand in columns of this width, at most one in each: they
+/// cannot overlap, and their order from left to right is plain.
+const SIDE: usize = 16;
+
+/// Objects stand at multiples of this from the top, pixels.
+const GRID: usize = 8;
 
 impl Scene {
     /// A scene whose number of objects is one of `counts`.
@@ -127,20 +130,16 @@ impl Scene {
         let count = counts[draw.below(counts.len())];
         let shapes = draw.distinct(Shape::ALL, count);
         let colors = draw.distinct(Color::ALL, count);
-        let mut columns = draw.distinct([0, 1, 2], count);
+        let mut columns = draw.distinct([0, 1, 2, 3], count);
         columns.sort_unstable();
         let mut objects = Vec::with_capacity(count);
         for ((shape, color), column) in shapes.into_iter().zip(colors).zip(columns) {
-            let width = (SIZE / COLUMNS) as i32;
-            let radius = 7 + draw.below(4) as i32;
-            let x = column * width + radius + draw.below((width - 2 * radius + 1) as usize) as i32;
-            let y = radius + draw.below(SIZE - 2 * radius as usize + 1) as i32;
+            let top = GRID * draw.below((SIZE - SIDE) / GRID + 1);
             objects.push(Object {
                 shape,
                 color,
-                x,
-                y,
-                radius,
+                left: column * SIDE,
+                top,
             });
         }
         Self {
@@ -197,7 +196,7 @@ impl Template {
             Self::Count => text::count(scene.objects.len()),
             Self::Exists if draw.below(2) == 0 => text::exists(object.color, object.shape, true),
             Self::Exists => {
-                // Half right, so that seeing the color or the shape alone does not answer it.
+                // The colour is there, so that seeing it alone does not answer the question.
                 let other = |shape: &Shape| *shape != object.shape;
                 let others: Vec<Shape> = Shape::ALL.into_iter().filter(other).collect();
                 text::exists(object.color, others[draw.below(others.len())], false)

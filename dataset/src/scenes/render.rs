@@ -1,6 +1,6 @@
 //! Scenes as pixels, in integers alone: the same bytes on every machine.
 
-use super::{Color, Object, Scene, Shape};
+use super::{Color, SIDE, Scene, Shape};
 
 /// Side of the square picture, pixels.
 pub const SIZE: usize = 64;
@@ -8,33 +8,35 @@ pub const SIZE: usize = 64;
 /// Samples per pixel and axis: edges are smoothed over [`SAMPLES`]^2 + 1 levels.
 const SAMPLES: i32 = 4;
 
+/// Half the side of an object in half samples, in which everything below is measured: samples then
+/// lie at odd numbers.
+const RADIUS: i32 = SIDE as i32 * SAMPLES;
+
 /// RGB bytes, row by row.
 pub(super) fn render(scene: &Scene) -> Vec<u8> {
     let mut image: Vec<u8> = scene.background.repeat(SIZE * SIZE);
     for object in &scene.objects {
-        let (left, top) = (object.x - object.radius, object.y - object.radius);
-        for y in top..top + 2 * object.radius {
-            for x in left..left + 2 * object.radius {
-                let at = 3 * (y as usize * SIZE + x as usize);
-                blend(
-                    &mut image[at..at + 3],
-                    rgb(object.color),
-                    coverage(object, x, y),
-                );
+        for y in 0..SIDE {
+            for x in 0..SIDE {
+                let at = 3 * ((object.top + y) * SIZE + object.left + x);
+                let covered = coverage(object.shape, x as i32, y as i32);
+                blend(&mut image[at..at + 3], rgb(object.color), covered);
             }
         }
     }
     image
 }
 
+/// Every colour is brighter than any background in all three channels, so that a shape looks much
+/// the same in all colours.
 fn rgb(color: Color) -> [u8; 3] {
     match color {
-        Color::Red => [230, 40, 40],
-        Color::Green => [40, 200, 60],
-        Color::Blue => [50, 80, 240],
-        Color::Yellow => [240, 220, 50],
-        Color::Purple => [180, 60, 210],
-        Color::Cyan => [60, 220, 230],
+        Color::Red => [255, 110, 110],
+        Color::Green => [110, 255, 110],
+        Color::Blue => [110, 110, 255],
+        Color::Yellow => [235, 235, 100],
+        Color::Purple => [235, 100, 235],
+        Color::Cyan => [100, 235, 235],
     }
 }
 
@@ -45,28 +47,26 @@ fn blend(pixel: &mut [u8], color: [u8; 3], covered: i32) {
     }
 }
 
-/// How many of the samples of pixel (x, y) lie on the object.
-fn coverage(object: &Object, x: i32, y: i32) -> i32 {
-    let unit = 2 * SAMPLES;
-    let radius = object.radius * unit;
+/// How many of the samples of pixel (x, y) of an object's square lie on the shape.
+fn coverage(shape: Shape, x: i32, y: i32) -> i32 {
     let mut covered = 0;
     for row in 0..SAMPLES {
         for column in 0..SAMPLES {
-            let u = (x - object.x) * unit + 2 * column + 1;
-            let v = (y - object.y) * unit + 2 * row + 1;
-            covered += i32::from(inside(object.shape, u, v, radius));
+            let u = 2 * (x * SAMPLES + column) + 1 - RADIUS;
+            let v = 2 * (y * SAMPLES + row) + 1 - RADIUS;
+            covered += i32::from(inside(shape, u, v));
         }
     }
     covered
 }
 
 /// Whether the point (u, v), measured from the centre, lies on a shape that fills the square of half
-/// side `radius`.
-fn inside(shape: Shape, u: i32, v: i32, radius: i32) -> bool {
+/// side [`RADIUS`].
+fn inside(shape: Shape, u: i32, v: i32) -> bool {
     match shape {
-        Shape::Circle => u * u + v * v <= radius * radius,
-        Shape::Square => u.abs().max(v.abs()) * 8 <= radius * 7,
-        Shape::Triangle => 2 * u.abs() <= v + radius,
-        Shape::Cross => u.abs().min(v.abs()) * 3 <= radius,
+        Shape::Circle => u * u + v * v <= RADIUS * RADIUS,
+        Shape::Square => u.abs().max(v.abs()) * 8 <= RADIUS * 7,
+        Shape::Triangle => 2 * u.abs() <= v + RADIUS,
+        Shape::Cross => u.abs().min(v.abs()) * 3 <= RADIUS,
     }
 }

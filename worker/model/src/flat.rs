@@ -6,8 +6,6 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor, TensorData};
 
-use crate::Model;
-
 /// Where one parameter lies in the flat buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
@@ -34,7 +32,7 @@ pub struct Layout {
 }
 
 /// The layout of a model: the same for equal specs, on every machine.
-pub fn layout(model: &Model) -> Layout {
+pub fn layout(model: &impl Module) -> Layout {
     let mut collect = Collect {
         path: Vec::new(),
         layout: Layout {
@@ -48,7 +46,12 @@ pub fn layout(model: &Model) -> Layout {
 
 /// Moves every gradient into its slot of `flat`, which has `layout.total` elements; a parameter
 /// without a gradient gets zeros.
-pub fn gradients_into(model: &Model, mut gradients: Gradients, layout: &Layout, flat: &mut [f32]) {
+pub fn gradients_into(
+    model: &impl Module,
+    mut gradients: Gradients,
+    layout: &Layout,
+    flat: &mut [f32],
+) {
     assert_eq!(
         flat.len(),
         layout.total,
@@ -61,7 +64,7 @@ pub fn gradients_into(model: &Model, mut gradients: Gradients, layout: &Layout, 
 }
 
 /// Every value, flat.
-pub fn parameters(model: &Model, layout: &Layout) -> Vec<f32> {
+pub fn parameters(model: &impl Module, layout: &Layout) -> Vec<f32> {
     let mut read = Read {
         values: Vec::with_capacity(layout.total),
     };
@@ -70,7 +73,7 @@ pub fn parameters(model: &Model, layout: &Layout) -> Vec<f32> {
 }
 
 /// The model with every value taken from `flat`, which has `layout.total` elements.
-pub fn with_parameters(model: Model, layout: &Layout, flat: &[f32]) -> Model {
+pub fn with_parameters<M: Module>(model: M, layout: &Layout, flat: &[f32]) -> M {
     assert_eq!(
         flat.len(),
         layout.total,

@@ -27,15 +27,16 @@ pub(crate) struct GatedFusion {
 }
 
 impl GatedFusion {
-    pub(crate) fn new(init: &Init, spec: &ModelSpec, size: LayerSize) -> Self {
+    /// `hidden` is the MLP's width, `gate` the first value of alpha and beta.
+    pub(crate) fn new(init: &Init, size: LayerSize, hidden: usize, gate: f64) -> Self {
         let LayerSize { width, heads, .. } = size;
         Self {
             norm_text: LayerNorm::new(&init.at("norm_text"), width),
             norm_image: LayerNorm::new(&init.at("norm_image"), width),
             attention: Attention::new(&init.at("attention"), width, heads, 1.0),
-            mlp: Mlp::new(&init.at("mlp"), width, spec.fusion_mlp_width, 1.0),
-            alpha: init.constant("alpha", [1], spec.gate_init),
-            beta: init.constant("beta", [1], spec.gate_init),
+            mlp: Mlp::new(&init.at("mlp"), width, hidden, 1.0),
+            alpha: init.constant([1], gate),
+            beta: init.constant([1], gate),
         }
     }
 
@@ -65,10 +66,15 @@ impl Iteration {
     pub(crate) fn new(init: &Init, spec: &ModelSpec, size: LayerSize) -> Self {
         let layers = spec.fusion_layers / spec.iterations;
         Self {
-            fusion: GatedFusion::new(&init.at("fusion"), spec, size),
+            fusion: GatedFusion::new(
+                &init.at("fusion"),
+                size,
+                spec.fusion_mlp_width,
+                spec.gate_init,
+            ),
             layers: Layer::stack(init, "layers", layers, size),
-            combine_fused: init.constant("combine_fused", [1], 1.0),
-            combine_text: init.constant("combine_text", [1], 1.0),
+            combine_fused: init.constant([1], 1.0),
+            combine_text: init.constant([1], 1.0),
         }
     }
 

@@ -63,12 +63,10 @@ impl<'a> Init<'a> {
     /// A parameter that starts at `value` throughout.
     pub(crate) fn constant<const D: usize>(
         &self,
-        name: &str,
         shape: [usize; D],
         value: f64,
     ) -> Param<Tensor<D>> {
         let values = vec![value as f32; shape.iter().product()];
-        let _ = name;
         self.parameter(values, shape)
     }
 
@@ -89,7 +87,7 @@ impl<'a> Init<'a> {
 }
 
 /// `len` values of N(0, `deviation`^2), named by seed and path.
-fn normal(seed: u64, path: &str, len: usize, deviation: f64) -> Vec<f32> {
+pub(crate) fn normal(seed: u64, path: &str, len: usize, deviation: f64) -> Vec<f32> {
     let mut hasher = blake3::Hasher::new();
     hasher
         .update(&seed.to_le_bytes())

@@ -19,6 +19,8 @@ mod model;
 mod norm;
 mod ops;
 mod resample;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use flops::{Macs, forward_macs};

@@ -25,7 +25,7 @@ impl Linear {
 
     /// With a bias that starts at zero.
     pub(crate) fn with_bias(init: &Init, inputs: usize, outputs: usize) -> Self {
-        let bias = Some(init.constant("bias", [outputs], 0.0));
+        let bias = Some(init.constant([outputs], 0.0));
         Self {
             bias,
             ..Self::new(init, inputs, outputs, 1.0)

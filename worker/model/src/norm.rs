@@ -18,8 +18,8 @@ impl LayerNorm {
     /// Starts as the plain normalisation.
     pub(crate) fn new(init: &Init, width: usize) -> Self {
         Self {
-            gamma: init.constant("gamma", [width], 1.0),
-            beta: init.constant("beta", [width], 0.0),
+            gamma: init.constant([width], 1.0),
+            beta: init.constant([width], 0.0),
         }
     }
 
