@@ -39,3 +39,11 @@ pub(crate) fn write_endpoint(path: &Path, endpoint: &Endpoint) -> Result<(), Cli
     fs::write(&draft, text + "\n").map_err(|e| error(&e))?;
     fs::rename(&draft, path).map_err(|e| error(&e))
 }
+
+/// Removes `path`; its absence is no error.
+pub(crate) fn remove_endpoint(path: &Path) -> Result<(), CliError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CliError::file(path, &error)),
+        _ => Ok(()),
+    }
+}

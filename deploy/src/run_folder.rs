@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ringmaster_proto::auth::RunToken;
 use ringmaster_proto::{ErrorKind, RunSpec, keys};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, remove_endpoint};
 use crate::error::CliError;
 
 /// Where runs live unless the store says otherwise.
@@ -20,12 +20,14 @@ pub(crate) const RUNS: &str = "ringmaster-runs";
 const ENDPOINT: &str = "endpoint.json";
 
 /// Everything a run may have in its folder; `clear` refuses to touch a folder with anything else.
-pub(crate) const KNOWN: [&str; 9] = [
+pub(crate) const KNOWN: [&str; 10] = [
     ENDPOINT,
     "token",
     "metrics.jsonl",
     "logs",
     "corpus",
+    // Where the store's conditional writes are tried out.
+    "probe",
     keys::SCENES,
     keys::TOKENIZER,
     keys::JOURNAL,
@@ -152,7 +154,7 @@ impl RunFolder {
         match serde_json::from_str::<Endpoint>(&text) {
             Ok(endpoint) if endpoint.is_alive() => Ok(Some(endpoint)),
             _ => {
-                self.remove_endpoint()?;
+                remove_endpoint(&path)?;
                 Ok(None)
             }
         }
@@ -169,17 +171,6 @@ impl RunFolder {
                 next,
             )
         })
-    }
-
-    /// Removes `endpoint.json`; its absence is no error.
-    pub(crate) fn remove_endpoint(&self) -> Result<(), CliError> {
-        let path = self.endpoint_file();
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(CliError::file(&path, &error))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Removes everything a run wrote. Refuses, before removing anything, a folder that holds
@@ -291,7 +282,7 @@ mod tests {
             "{refusal}"
         );
         drop(held);
-        folder.remove_endpoint().unwrap();
+        remove_endpoint(&folder.endpoint_file()).unwrap();
         folder.lock().unwrap();
     }
 

@@ -1,10 +1,12 @@
 //! What a person sees when something is wrong: one sentence, an exit code by kind, no panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 const INVALID: i32 = 2;
+const DATA: i32 = 3;
 const RETRY: i32 = 4;
 
 fn ringmaster(folder: &Path, args: &[&str]) -> Output {
@@ -75,4 +77,136 @@ fn an_unknown_key_is_named_with_its_section() {
         error.contains("[train]") && error.contains("learning_rate"),
         "{error}"
     );
+}
+
+#[test]
+fn more_workers_than_lanes_are_refused_with_both_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["train", "--dry-run", "--workers", "9"];
+    let error = refusal(folder.path(), &args, INVALID);
+    assert!(
+        error.contains("max_workers") && error.contains("data.lanes"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_missing_corpus_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = r#"data.sources=[{ url = "./nowhere" }]"#;
+    let error = refusal(
+        folder.path(),
+        &["train", "--dry-run", "--set", source],
+        DATA,
+    );
+    assert!(error.contains("nowhere"), "{error}");
+    let error = refusal(folder.path(), &["corpus", "inspect", "./nowhere"], DATA);
+    assert!(error.contains("nowhere"), "{error}");
+}
+
+#[test]
+fn a_port_in_use_is_named_with_the_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), "0".repeat(64)).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let args = ["coordinator", "--token-file", "token", "--port", &port];
+    let error = refusal(folder.path(), &args, INVALID);
+    assert!(error.contains(&port) && error.contains("--port"), "{error}");
+}
+
+#[test]
+fn a_token_that_is_none_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), "secret").unwrap();
+    let args = [
+        "worker",
+        "--coordinator",
+        "127.0.0.1:1",
+        "--token-file",
+        "token",
+    ];
+    let error = refusal(folder.path(), &args, INVALID);
+    assert!(
+        error.contains("token") && !error.contains("secret"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_dry_run_prints_facts_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = ringmaster(folder.path(), &["train", "--dry-run", "--output", "json"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let facts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(facts["global_batch"], 64);
+    assert_eq!(facts["efficiency"], 1.0);
+    let parameters = facts["parameters"].as_u64().unwrap();
+    assert!((2_000_000..3_000_000).contains(&parameters), "{parameters}");
+    assert_eq!(facts["state_bytes_per_worker"], parameters * 24);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_corpus_that_was_made_can_be_inspected() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = [
+        "corpus",
+        "make",
+        "--out",
+        "c",
+        "--rows",
+        "600",
+        "--held-out",
+        "10",
+    ];
+    assert!(ringmaster(folder.path(), &make).status.success());
+    let inspect = ["corpus", "inspect", "c/train", "--output", "json"];
+    let output = ringmaster(folder.path(), &inspect);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let corpus: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&corpus["rows"], &corpus["captioned_rows"]),
+        (&600.into(), &600.into())
+    );
+    assert!(corpus["size_bytes"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn bench_says_one_line_per_case_and_ends_its_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = [
+        "bench",
+        "allreduce",
+        "--mib",
+        "1",
+        "--reduction",
+        "exact,f32,bf16",
+    ];
+    let more = ["--repeats", "2", "--output", "json"];
+    // Output is read to its end, so a process left behind would hang this test.
+    let output = ringmaster(folder.path(), &[&args[..], &more[..]].concat());
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let cases: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let reductions: Vec<&str> = cases
+        .iter()
+        .map(|c| c["reduction"].as_str().unwrap())
+        .collect();
+    assert_eq!(reductions, ["exact", "f32", "bf16"]);
 }

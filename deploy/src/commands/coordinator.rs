@@ -9,7 +9,7 @@ use ringmaster_dataset::{Prepared, Store};
 use ringmaster_proto::auth::RunToken;
 use tokio::net::TcpListener;
 
-use crate::endpoint::{Endpoint, write_endpoint};
+use crate::endpoint::{Endpoint, remove_endpoint, write_endpoint};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::run_file::RunFile;
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> Result<Exit, CliError> {
     );
     let outcome = ringmaster_coordinator::serve(grpc, admin, options, shutdown).await;
     if let Some(path) = &args.endpoint_file {
-        std::fs::remove_file(path).map_err(|error| CliError::file(path, &error))?;
+        remove_endpoint(path)?;
     }
     let (finished, step, digest) = match outcome? {
         Outcome::Finished { step, digest } => (true, step, digest),

@@ -24,7 +24,7 @@ use tokio::process::{Child, ChildStdout};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, remove_endpoint};
 use crate::error::{CliError, Exit};
 use crate::progress::{LINE_EVERY, Progress};
 use crate::signals::Signals;
@@ -109,6 +109,8 @@ impl Supervisor {
         };
         let result = match started {
             Some(mut supervisor) => {
+                let admin = &supervisor.endpoint.admin;
+                progress.note(&format!("status page http://{admin}/status"));
                 let result = supervisor.serve(signals, progress).await;
                 supervisor.kill_all();
                 while supervisor.exits.join_next().await.is_some() {}
@@ -116,7 +118,7 @@ impl Supervisor {
             }
             None => Ok(None),
         };
-        folder.remove_endpoint()?;
+        remove_endpoint(&folder.endpoint_file())?;
         result
     }
 
@@ -239,6 +241,10 @@ impl Supervisor {
         }
         self.phase = Phase::Closing(Instant::now() + CLOSE_TIMEOUT);
         let end = last_line.and_then(|line| serde_json::from_str(&line).ok());
+        if end.is_none() {
+            // Nobody will tell the workers that the run is over, and nothing waits for them.
+            self.kill_all();
+        }
         self.result
             .get_or_insert_with(|| end.ok_or_else(|| leash.error(status)));
     }

@@ -243,7 +243,7 @@ impl Rank {
     fn line(&mut self) -> Result<String, CliError> {
         let mut line = String::new();
         match self.stdout.read_line(&mut line) {
-            Ok(n) if n > 0 => Ok(line),
+            Ok(n) if n > 0 => Ok(line.trim_end().to_owned()),
             _ => Err(self.error()),
         }
     }
