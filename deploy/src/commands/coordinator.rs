@@ -9,7 +9,7 @@ use ringmaster_dataset::{Prepared, Store};
 use ringmaster_proto::auth::RunToken;
 use tokio::net::TcpListener;
 
-use crate::endpoint::{Endpoint, remove_endpoint, write_endpoint};
+use crate::endpoint::{Endpoint, EndpointFile};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::run_file::RunFile;
@@ -73,9 +73,10 @@ pub(crate) async fn run(args: CoordinatorArgs) -> Result<Exit, CliError> {
         admin_address: endpoint.admin.clone(),
         timing: Timing::default(),
     };
-    if let Some(path) = &args.endpoint_file {
-        write_endpoint(path, &endpoint)?;
-    }
+    let path = args.endpoint_file.as_deref();
+    let serving = path
+        .map(|path| EndpointFile::write(path, &endpoint))
+        .transpose()?;
     output::json(&endpoint);
     tracing::info!(
         address = endpoint.address,
@@ -83,9 +84,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> Result<Exit, CliError> {
         "serving"
     );
     let outcome = ringmaster_coordinator::serve(grpc, admin, options, shutdown).await;
-    if let Some(path) = &args.endpoint_file {
-        remove_endpoint(path)?;
-    }
+    drop(serving);
     let (finished, step, digest) = match outcome? {
         Outcome::Finished { step, digest } => (true, step, digest),
         Outcome::Stopped { step, digest } => (false, step, digest),

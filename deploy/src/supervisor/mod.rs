@@ -24,7 +24,7 @@ use tokio::process::{Child, ChildStdout};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::endpoint::{Endpoint, remove_endpoint};
+use crate::endpoint::{self, Endpoint};
 use crate::error::{CliError, Exit};
 use crate::progress::{LINE_EVERY, Progress};
 use crate::signals::Signals;
@@ -118,7 +118,7 @@ impl Supervisor {
             }
             None => Ok(None),
         };
-        remove_endpoint(&folder.endpoint_file())?;
+        endpoint::remove(&folder.endpoint_file())?;
         result
     }
 
