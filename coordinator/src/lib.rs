@@ -15,6 +15,8 @@ mod metrics_log;
 pub mod record;
 pub mod run;
 mod server;
+#[cfg(test)]
+mod server_tests;
 mod service;
 mod takeover;
 mod validate;

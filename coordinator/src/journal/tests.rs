@@ -21,8 +21,9 @@ async fn of_two_writers_exactly_one_wins_and_the_other_is_fenced() {
     let (_folder, root) = store();
     let (_, mut one) = Journal::open(&root).await.unwrap();
     let (_, mut two) = Journal::open(&root).await.unwrap();
-    let results = tokio::join!(one.append(&term(1)), two.append(&term(1))).into();
-    let results: [Result<(), JournalError>; 2] = results;
+    let record = term(1);
+    let results = tokio::join!(one.append(&record), two.append(&record));
+    let results: [Result<(), JournalError>; 2] = results.into();
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
     let fenced = |r: &&Result<(), JournalError>| matches!(r, Err(JournalError::Fenced { .. }));
     assert_eq!(results.iter().filter(fenced).count(), 1);

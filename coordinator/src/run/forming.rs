@@ -1,11 +1,10 @@
-//! From enough workers to training: gather, record, form, start; and the fence that ends a
-//! generation that failed.
+//! From enough workers to training: gather, record, form, start.
 
 use std::collections::BTreeMap;
 
+use ringmaster_proto::v1;
 use ringmaster_proto::v1::directive::Body;
-use ringmaster_proto::v1::{self, Boundary};
-use ringmaster_proto::{ErrorKind, Generation, WorkerId};
+use ringmaster_proto::{ErrorKind, WorkerId};
 
 use super::machine::RunMachine;
 use super::membership::{Candidate, Quorum, Worker, assign, quorum};
@@ -334,112 +333,5 @@ impl RunMachine {
             }
         }
         self.fence(now, reason, "forming");
-    }
-
-    /// Ends the current generation in mid-step: no member applies anything more in it once it has
-    /// answered.
-    pub(super) fn fence(&mut self, now: Millis, reason: String, label: &'static str) {
-        self.idle_since.get_or_insert(now);
-        self.measure(Measure::StepAborted(label));
-        if let Some(why) = self.patience.lost(self.steps.highest(), &reason) {
-            return self.fail(ErrorKind::Internal, why);
-        }
-        for id in self.bound_to(self.generation) {
-            self.send(
-                &id,
-                Body::Fence(v1::Fence {
-                    reason: reason.clone(),
-                }),
-            );
-        }
-        let deadline = now.after(self.config.timing.fence_ms);
-        self.enter(Phase::Fencing { deadline }, reason);
-        self.settle(now);
-    }
-
-    /// Only members that can be reached are waited for.
-    pub(super) fn awaits_a_fenced_member(&self) -> bool {
-        let unanswered = |w: &Worker| w.bound == Some(self.generation) && w.session.is_some();
-        self.workers.values().any(unanswered)
-    }
-
-    /// Everybody who can answer the fence has.
-    pub(super) fn fenced(&mut self, now: Millis) {
-        let answered: Generation = self.generation;
-        self.gather(now, format!("generation {answered} is fenced"));
-    }
-
-    /// The fence's deadline has passed: the silent stay bound to the old generation, so they cannot
-    /// be ranked unless they answer after all.
-    pub(super) fn fence_is_late(&mut self, now: Millis) {
-        for id in self.bound_to(self.generation) {
-            let limit = self.config.timing.fence_ms;
-            let name = self.named(&id);
-            self.log(
-                Level::Warn,
-                format!("{name} did not answer the fence within {limit} ms"),
-            );
-        }
-        self.fenced(now);
-    }
-
-    /// A member reports its ring broken.
-    pub(super) fn on_link_lost(&mut self, now: Millis, id: &WorkerId, lost: &v1::LinkLost) {
-        if !self.phase.running() {
-            return;
-        }
-        let accused = self.members.get(lost.accused_rank as usize).cloned();
-        let accused = match accused {
-            Some(accused) => self.named(&accused),
-            None => format!("rank {}", lost.accused_rank),
-        };
-        let reason = format!(
-            "{} lost its link to {accused}: {}",
-            self.named(id),
-            lost.reason
-        );
-        self.fence(now, reason, "link");
-    }
-
-    /// A worker applies nothing more in `generation`.
-    pub(super) fn on_fenced(
-        &mut self,
-        now: Millis,
-        id: &WorkerId,
-        held: Option<Held>,
-        boundary: Boundary,
-    ) {
-        let current = Some(self.generation);
-        let Some(worker) = self.workers.get_mut(id) else {
-            return;
-        };
-        let member = worker.bound == current;
-        worker.bound = None;
-        worker.last = None;
-        worker.held = held.clone();
-        worker.step = held.as_ref().map_or(worker.step, |held| held.step.0);
-        if !member {
-            self.log(
-                Level::Info,
-                format!("{id} answered an old fence and is a spare"),
-            );
-            return self.settle(now);
-        }
-        match (&mut self.phase, boundary) {
-            (Phase::Draining(draining), _) => {
-                draining.answers.insert(id.clone(), (boundary, held));
-            }
-            (Phase::Forming(_), _) | (Phase::Training, Boundary::Unspecified) => {
-                let reason = format!("{} left the generation in mid-step", self.named(id));
-                return self.fence(now, reason, "link");
-            }
-            (Phase::Training, _) => {
-                let reason = format!("{} reached a boundary", self.named(id));
-                let answers = BTreeMap::from([(id.clone(), (boundary, held))]);
-                self.enter_draining(now, boundary, reason, answers);
-            }
-            _ => {}
-        }
-        self.settle(now);
     }
 }

@@ -24,6 +24,7 @@ mod checkpoint;
 mod directives;
 mod ending;
 mod event;
+mod fencing;
 mod forming;
 mod lease;
 mod machine;
