@@ -59,7 +59,8 @@ impl CoordinatorHandle {
         .await
     }
 
-    /// A worker said something. Waits while the actor is busy, which slows that worker's stream only.
+    /// A worker said something. Waits while the actor is busy, which slows only that worker's
+    /// stream.
     pub(crate) async fn report(
         &self,
         worker: WorkerId,

@@ -1,9 +1,9 @@
 //! The control plane of a run: who is in it, where it continues, when it is over.
 //!
 //! [`run`] decides and is pure; `actor.rs` owns the one machine and carries out its effects;
-//! `journal` keeps what was decided, written by `writer.rs` alone; `takeover.rs` is how a coordinator
-//! comes into office; `service.rs` speaks gRPC and `admin.rs` HTTP. The coordinator never touches a
-//! tensor and is on the path of no step.
+//! `journal` keeps what was decided, written by `writer.rs` alone; `takeover.rs` is how a
+//! coordinator comes into office; `service.rs` speaks gRPC and `admin.rs` HTTP. The coordinator
+//! never touches a tensor and is on the path of no step.
 
 mod actor;
 mod admin;

@@ -98,18 +98,22 @@ impl Metrics {
 
     pub(crate) fn measure(&self, measure: &Measure) {
         match measure {
-            Measure::LeaseExpired => self.lease_expirations.inc(),
-            Measure::StepCommitted => self.steps_committed.inc(),
-            Measure::StepAborted(reason) => self
-                .steps_aborted
-                .get_or_create(&[("reason", *reason)])
-                .inc(),
+            Measure::LeaseExpired => {
+                self.lease_expirations.inc();
+            }
+            Measure::StepCommitted => {
+                self.steps_committed.inc();
+            }
+            Measure::StepAborted(reason) => {
+                self.steps_aborted
+                    .get_or_create(&[("reason", *reason)])
+                    .inc();
+            }
             Measure::Rendezvous(ms) => {
                 self.rendezvous
                     .observe(Duration::from_millis(*ms).as_secs_f64());
-                return;
             }
-        };
+        }
     }
 
     pub(crate) fn journal_write(&self, took: Duration) {

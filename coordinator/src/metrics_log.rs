@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one line per step, in order, once, across restarts.
 //!
-//! A step that is redone after resuming an older checkpoint must come to the same line, so nothing is
-//! written for it; if its loss differs, that is an error worth a log line.
+//! A step that is redone after resuming an older checkpoint must come to the same line, so nothing
+//! is written for it; if its loss differs, that is an error worth a log line.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

@@ -131,7 +131,7 @@ async fn serve_run(
         metrics: metrics.clone(),
         owner,
     };
-    let mut writer = tokio::spawn(writer.run(asked).in_current_span());
+    let writer = tokio::spawn(writer.run(asked).in_current_span());
     let actor = Actor::new(machine, writes, metrics.clone(), log);
 
     let ended = CancellationToken::new();
@@ -146,22 +146,7 @@ async fn serve_run(
         failed = &mut admin => Err(server_ended("admin", failed)),
     };
     ended.cancel();
-    tasks.close();
-    for server in [&mut grpc, &mut admin, &mut writer] {
-        if !server.is_finished()
-            && tokio::time::timeout(FAREWELL_MAX, &mut *server)
-                .await
-                .is_err()
-        {
-            server.abort();
-        }
-    }
-    if tokio::time::timeout(FAREWELL_MAX, tasks.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!("some streams did not end in time");
-    }
+    farewell([grpc, admin, writer], tasks).await;
     match end? {
         End::Finished(state) => Ok(Outcome::Finished {
             step: state.step,
@@ -172,6 +157,26 @@ async fn serve_run(
             digest: state.digest,
         }),
         End::Failed { kind, message } => Err(CoordinatorError::Failed { kind, message }),
+    }
+}
+
+/// Lets open calls and pending writes end, for a while.
+async fn farewell(servers: [JoinHandle<()>; 3], tasks: TaskTracker) {
+    tasks.close();
+    for mut server in servers {
+        let ended = server.is_finished()
+            || tokio::time::timeout(FAREWELL_MAX, &mut server)
+                .await
+                .is_ok();
+        if !ended {
+            server.abort();
+        }
+    }
+    if tokio::time::timeout(FAREWELL_MAX, tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("some streams did not end in time");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The gRPC services: workers attend, people ask. Nothing is decided here; what comes from outside is
-//! checked and handed to the actor.
+//! The gRPC services: workers attend, people ask. Nothing is decided here; what comes from outside
+//! is checked and handed to the actor.
 
 use std::pin::Pin;
 use std::time::Duration;

@@ -114,8 +114,8 @@ impl Writer {
         Ok(committed)
     }
 
-    /// Creates the manifest; one that is there already and is the same is ours, from an attempt whose
-    /// answer was lost.
+    /// Creates the manifest; one that is there already and is the same is ours, from an attempt
+    /// whose answer was lost.
     async fn create_manifest(&self, key: &str, bytes: &Bytes) -> Result<(), StoreError> {
         match self.root.create(key, bytes.clone()).await {
             Err(error) if error.is_already_exists() => match self.root.get(key).await? {

@@ -267,7 +267,8 @@ impl RunMachine {
                 None => "the resume point".to_owned(),
             };
             let message = format!(
-                "{who} formed generation {} with step {} digest {}, {against} has step {} digest {}",
+                "{who} formed generation {} with step {} digest {}, but {against} has step {} \
+                 digest {}",
                 self.generation, held.step, held.digest, state.step, state.digest
             );
             return self.fail(ErrorKind::Internal, message);

@@ -150,8 +150,8 @@ impl RunMachine {
         }
     }
 
-    /// A member without a stream stays one until its lease ends or a neighbour misses it: losing the
-    /// control stream does not stop training. Anybody else is simply gone.
+    /// A member without a stream stays one until its lease ends or a neighbour misses it: losing
+    /// the control stream does not stop training. Anybody else is simply gone.
     fn on_detached(&mut self, now: Millis, id: &WorkerId, session: Session) {
         let Some(worker) = self.workers.get_mut(id) else {
             return;

@@ -8,16 +8,23 @@
 //! Everything here is pure: no task, no socket, no clock, no random number. [`RunMachine::apply`]
 //! takes the time and one event and returns effects; `actor.rs` carries them out.
 //!
-//! ```text
-//! Gathering --enough workers--> Journaling --record durable--> Forming --all formed--> Training
-//!     ^                                                          |                        |
-//!     |                                             link lost, deadline        link lost, | planned
-//!     |                                                          v           worker lost  v change
-//!     +---------------- all answered, or the deadline ------- Fencing <---------------- Draining
-//!     +---------------- boundary RECONFIGURE -------------------------------------------- |
-//!                                              boundary STOP or FINISHED                  v
-//!                        Ended <--record durable-- Closing <------------------------------+
-//! ```
+//! | from       | when                                               | to         |
+//! |------------|----------------------------------------------------|------------|
+//! | Gathering  | enough workers are ready                           | Journaling |
+//! | Gathering  | a stop is asked for and nothing is unsaved         | Closing    |
+//! | Journaling | the generation's record is durable                 | Forming    |
+//! | Journaling | likewise, but a member has left meanwhile          | Gathering  |
+//! | Forming    | every member has formed                            | Training   |
+//! | Forming    | a link or a member is lost; the deadline           | Fencing    |
+//! | Training   | a link or a member is lost                         | Fencing    |
+//! | Training   | somebody joins, leaves, or asks for a stop         | Draining   |
+//! | Training   | a member reports the last step                     | Draining   |
+//! | Draining   | a link or a member is lost; the deadline           | Fencing    |
+//! | Draining   | all members ended at a boundary RECONFIGURE        | Gathering  |
+//! | Draining   | all members ended at a boundary STOP or FINISHED   | Closing    |
+//! | Fencing    | every reachable member has answered; the deadline  | Gathering  |
+//! | Closing    | the checkpoint and the last record are durable     | Ended      |
+//!
 //! A run that cannot go on is Ended (failed) from any phase.
 
 mod checkpoint;

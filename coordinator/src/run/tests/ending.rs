@@ -22,6 +22,18 @@ fn stop_commits_a_checkpoint_first() {
 }
 
 #[test]
+fn no_end_is_recorded_before_its_checkpoint_is_committed() {
+    let mut net = Net::training(&["a", "b"], &[]);
+    net.steps(3);
+    net.slow_store = true;
+    net.stop();
+    assert_eq!((net.uncommitted.len(), net.unwritten.len()), (1, 0));
+    assert_eq!(net.stopped_with("a"), None);
+    net.write_journal();
+    assert_eq!(net.end, Some(End::Stopped(held(3))));
+}
+
+#[test]
 fn stop_while_gathering_is_immediate() {
     let mut net = Net::new(&["membership.min_workers=2"]);
     net.attend("a");

@@ -74,6 +74,8 @@ pub(super) struct Net {
     pub(super) journal: Vec<Record>,
     /// Records wait here while `slow_store` is set.
     pub(super) unwritten: Vec<Record>,
+    /// And manifests.
+    pub(super) uncommitted: Vec<(CheckpointManifest, Committed)>,
     pub(super) slow_store: bool,
     pub(super) manifests: Vec<CheckpointManifest>,
     pub(super) deleted: Vec<String>,
@@ -101,6 +103,7 @@ impl Net {
             workers: BTreeMap::new(),
             journal: Vec::new(),
             unwritten: Vec::new(),
+            uncommitted: Vec::new(),
             slow_store: false,
             manifests: Vec::new(),
             deleted: Vec::new(),
@@ -269,6 +272,12 @@ impl Net {
     /// The store answers again.
     pub(super) fn write_journal(&mut self) {
         self.slow_store = false;
+        for (manifest, committed) in std::mem::take(&mut self.uncommitted) {
+            self.journal
+                .push(Record::CheckpointCommitted(committed.clone()));
+            self.manifests.push(manifest);
+            self.deliver(Event::CheckpointCommitted(committed));
+        }
         for record in std::mem::take(&mut self.unwritten) {
             self.journal.push(record);
             self.deliver(Event::Journaled);
@@ -302,6 +311,9 @@ impl Net {
             Effect::Journal(record) => {
                 self.journal.push(record);
                 self.queue.push_back(Event::Journaled);
+            }
+            Effect::CommitCheckpoint(manifest, committed) if self.slow_store => {
+                self.uncommitted.push((manifest, committed));
             }
             Effect::CommitCheckpoint(manifest, committed) => {
                 self.journal
@@ -389,11 +401,13 @@ impl Net {
     }
 
     pub(super) fn generations(&self) -> Vec<&GenerationRecord> {
-        let generation = |record| match record {
-            &Record::Generation(ref generation) => Some(generation),
-            _ => None,
-        };
-        self.journal.iter().filter_map(generation).collect()
+        let mut generations = Vec::new();
+        for record in &self.journal {
+            if let Record::Generation(generation) = record {
+                generations.push(generation);
+            }
+        }
+        generations
     }
 
     pub(super) fn last_generation(&self) -> &GenerationRecord {

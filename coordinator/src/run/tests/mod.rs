@@ -1,4 +1,5 @@
-//! Synthetic events only: fake workers answer directives, the harness plays network, store and clock.
+//! Synthetic events only: fake workers answer directives, the harness plays network, store and
+//! clock.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod ending;
