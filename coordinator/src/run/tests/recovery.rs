@@ -136,6 +136,12 @@ fn a_lost_stream_does_not_stop_training() {
     assert_eq!(net.phase(), "training");
     net.attend("b");
     net.steps(1);
+    let status = net.machine.status();
+    let back = &status.workers[1];
+    assert_eq!(
+        (back.state.as_str(), back.rank, back.step),
+        ("ranked", 1, 3)
+    );
     net.pass(20_000);
     assert_eq!(
         (net.generations().len(), net.phase().as_str()),
