@@ -5,14 +5,14 @@
 
 use ringmaster_dataset::{Example, Tokenizer};
 use ringmaster_proto::spec::TaskSpec;
-use ringmaster_proto::vocab::{BEGIN, END, PAD};
+use ringmaster_proto::vocab::{BEGIN, CAPTION_PROMPT, END, PAD};
 
 use crate::draw::uniform;
 
 /// What the decoder learns to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Objective {
-    /// Caption the image: the encoder text is empty.
+    /// Caption the image; the encoder text is a fixed prompt.
     Captioning,
     /// Answer the question about the image.
     QuestionAnswering,
@@ -30,7 +30,10 @@ impl Objective {
     /// Encoder text and decoder target of a row that supports this objective.
     fn texts(self, example: &Example) -> (&str, &str) {
         match self {
-            Self::Captioning => ("", example.caption.as_deref().unwrap_or_default()),
+            Self::Captioning => (
+                CAPTION_PROMPT,
+                example.caption.as_deref().unwrap_or_default(),
+            ),
             Self::QuestionAnswering => (
                 example.question.as_deref().unwrap_or_default(),
                 example.answer.as_deref().unwrap_or_default(),

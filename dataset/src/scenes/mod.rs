@@ -20,7 +20,7 @@ pub use render::SIZE;
 pub struct Row {
     /// RGB bytes, row by row, [`SIZE`] x [`SIZE`] x 3.
     pub image: Vec<u8>,
-    /// The objects from left to right.
+    /// The objects row by row, from left to right.
     pub caption: String,
     /// A question about the picture.
     pub question: String,
@@ -34,7 +34,7 @@ pub struct Row {
 pub fn row(seed: u64, index: u64) -> Row {
     let mut draw = Draw::new(seed, index);
     let template = Template::ALL[draw.below(Template::ALL.len())];
-    let scene = Scene::draw(&mut draw, template.objects());
+    let scene = Scene::draw(&mut draw);
     let (question, answer) = template.ask(&scene, &mut draw);
     Row {
         image: render::render(&scene),
@@ -49,7 +49,7 @@ pub fn row(seed: u64, index: u64) -> Row {
 #[derive(Clone, Debug)]
 struct Scene {
     background: [u8; 3],
-    /// From left to right.
+    /// Row by row, from left to right.
     objects: Vec<Object>,
 }
 
@@ -64,9 +64,9 @@ struct Object {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
-    Circle,
+    Ring,
     Square,
-    Triangle,
+    Bar,
     Cross,
 }
 
@@ -81,13 +81,13 @@ enum Color {
 }
 
 impl Shape {
-    const ALL: [Self; 4] = [Self::Circle, Self::Square, Self::Triangle, Self::Cross];
+    const ALL: [Self; 4] = [Self::Ring, Self::Square, Self::Bar, Self::Cross];
 
     fn name(self) -> &'static str {
         match self {
-            Self::Circle => "circle",
+            Self::Ring => "ring",
             Self::Square => "square",
-            Self::Triangle => "triangle",
+            Self::Bar => "bar",
             Self::Cross => "cross",
         }
     }
@@ -115,30 +115,34 @@ impl Color {
     }
 }
 
-/// Side of every object, pixels. Objects stand in columns of this width, at most one in each: they
-/// cannot overlap, and their order from left to right is plain.
-const SIDE: usize = 16;
+/// Side of a cell, pixels. A picture has two rows of two cells with at most one object in each:
+/// objects cannot overlap, and their reading order is plain.
+const CELL: usize = SIZE / 2;
 
-/// Objects stand at multiples of this from the top, pixels.
+/// Side of every object, pixels.
+const SIDE: usize = 24;
+
+/// Objects stand at multiples of this within their cell, pixels.
 const GRID: usize = 8;
 
 impl Scene {
-    /// A scene whose number of objects is one of `counts`.
-    fn draw(draw: &mut Draw, counts: &[usize]) -> Self {
+    /// A scene of one to three objects.
+    fn draw(draw: &mut Draw) -> Self {
         let base = 16 + draw.below(32) as u8;
         let background = [(); 3].map(|()| base + draw.below(16) as u8);
-        let count = counts[draw.below(counts.len())];
+        let count = 1 + draw.below(3);
         let shapes = draw.distinct(Shape::ALL, count);
         let colors = draw.distinct(Color::ALL, count);
-        let mut columns = draw.distinct([0, 1, 2, 3], count);
-        columns.sort_unstable();
+        let mut cells = draw.distinct([0, 1, 2, 3], count);
+        cells.sort_unstable();
         let mut objects = Vec::with_capacity(count);
-        for ((shape, color), column) in shapes.into_iter().zip(colors).zip(columns) {
-            let top = GRID * draw.below((SIZE - SIDE) / GRID + 1);
+        for ((shape, color), cell) in shapes.into_iter().zip(colors).zip(cells) {
+            let mut offset = || GRID * draw.below((CELL - SIDE) / GRID + 1);
+            let (left, top) = (cell % 2 * CELL + offset(), cell / 2 * CELL + offset());
             objects.push(Object {
                 shape,
                 color,
-                left: column * SIDE,
+                left,
                 top,
             });
         }
@@ -156,17 +160,10 @@ enum Template {
     Shape,
     Count,
     Exists,
-    Side,
 }
 
 impl Template {
-    const ALL: [Self; 5] = [
-        Self::Color,
-        Self::Shape,
-        Self::Count,
-        Self::Exists,
-        Self::Side,
-    ];
+    const ALL: [Self; 4] = [Self::Color, Self::Shape, Self::Count, Self::Exists];
 
     fn name(self) -> &'static str {
         match self {
@@ -174,15 +171,6 @@ impl Template {
             Self::Shape => "shape",
             Self::Count => "count",
             Self::Exists => "exists",
-            Self::Side => "side",
-        }
-    }
-
-    /// Numbers of objects it can be asked about, all equally likely.
-    fn objects(self) -> &'static [usize] {
-        match self {
-            Self::Side => &[2, 3],
-            _ => &[1, 2, 3],
         }
     }
 
@@ -200,11 +188,6 @@ impl Template {
                 let other = |shape: &Shape| *shape != object.shape;
                 let others: Vec<Shape> = Shape::ALL.into_iter().filter(other).collect();
                 text::exists(object.color, others[draw.below(others.len())], false)
-            }
-            Self::Side => {
-                let step = 1 + draw.below(scene.objects.len() - 1);
-                let other = (chosen + step) % scene.objects.len();
-                text::side(object, scene.objects[other], chosen < other)
             }
         }
     }

@@ -64,9 +64,9 @@ fn coverage(shape: Shape, x: i32, y: i32) -> i32 {
 /// side [`RADIUS`].
 fn inside(shape: Shape, u: i32, v: i32) -> bool {
     match shape {
-        Shape::Circle => u * u + v * v <= RADIUS * RADIUS,
-        Shape::Square => u.abs().max(v.abs()) * 8 <= RADIUS * 7,
-        Shape::Triangle => 2 * u.abs() <= v + RADIUS,
+        Shape::Ring => (RADIUS * RADIUS / 5..=RADIUS * RADIUS).contains(&(u * u + v * v)),
+        Shape::Square => true,
+        Shape::Bar => v.abs() * 3 <= RADIUS,
         Shape::Cross => u.abs().min(v.abs()) * 3 <= RADIUS,
     }
 }

@@ -36,12 +36,3 @@ pub(super) fn exists(color: Color, shape: Shape, truth: bool) -> (String, String
     let question = format!("is there a {} {}?", color.name(), shape.name());
     (question, if truth { "yes" } else { "no" }.into())
 }
-
-pub(super) fn side(object: Object, other: Object, left: bool) -> (String, String) {
-    let question = format!(
-        "is the {} left or right of the {}?",
-        object.shape.name(),
-        other.shape.name()
-    );
-    (question, if left { "left" } else { "right" }.into())
-}

@@ -101,7 +101,7 @@ fn complete(mut asked: Table) -> Result<RunSpec, SpecError> {
 }
 
 /// Length of a run that does not say.
-const DEFAULT_STEPS: i64 = 2000;
+const DEFAULT_STEPS: i64 = 2400;
 
 /// `max_workers` follows `lanes` unless it is given.
 fn follow_lanes(table: &mut Table) {

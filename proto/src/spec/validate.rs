@@ -120,7 +120,7 @@ impl RunSpec {
                 "must be 1 to 65536",
             )?;
         }
-        let divides = |a: usize, b: usize| b % a == 0;
+        let divides = |a: usize, b: usize| b.is_multiple_of(a);
         require(
             divides(m.patch, m.image_size),
             "model.patch",

@@ -30,6 +30,11 @@ impl Projection {
     }
 }
 
+/// Standard deviation of the initial latents. Large enough that each attends to tokens of its own from
+/// the first step: with small ones all scores are about 0, every latent is the mean of all tokens,
+/// and training has to break that symmetry before it can learn anything else.
+const LATENT_DEVIATION: f64 = 3.0;
+
 /// Eq. 2: `W2 Phi(X_N, Ln(x))` with learned latents `X_N`.
 #[derive(Module, Debug)]
 pub(crate) struct Resampler {
@@ -42,7 +47,7 @@ pub(crate) struct Resampler {
 impl Resampler {
     pub(crate) fn new(init: &Init, tokens: usize, width: usize, heads: usize) -> Self {
         Self {
-            latents: init.normal("latents", [tokens, width], 0.02),
+            latents: init.normal("latents", [tokens, width], LATENT_DEVIATION),
             norm: LayerNorm::new(&init.at("norm"), width),
             attention: Attention::new(&init.at("attention"), width, heads, 1.0),
             output: Linear::new(&init.at("output"), width, width, 1.0),
