@@ -16,7 +16,8 @@ pub enum DatasetError {
     Plan(#[from] PlanError),
     /// A source without a file.
     #[error(
-        "{url}: there is no Parquet file; check {key}, or write a corpus with `ringmaster corpus make`"
+        "{url}: there is no Parquet file; check {key}, or write a corpus \
+         with `ringmaster corpus make`"
     )]
     NoShards {
         /// The source.
@@ -72,7 +73,8 @@ pub enum DatasetError {
     },
     /// A tokenizer that cannot be used or made.
     #[error(
-        "tokenizer {name}: {reason}; set data.tokenizer to a tokenizer.json that fits model.vocab, or leave it out"
+        "tokenizer {name}: {reason}; set data.tokenizer to a \
+         tokenizer.json that fits model.vocab, or leave it out"
     )]
     Tokenizer {
         /// URL, or what it was to be trained on.

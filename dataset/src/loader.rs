@@ -1,7 +1,7 @@
 //! The batches of a rank's lanes, made ahead of the training thread.
 //!
-//! One thread decodes; the runtime fetches. Position is the step alone: a loader started at any step
-//! yields what one started at 0 yields from there on.
+//! One thread decodes; the runtime fetches. Position is the step alone: a loader started at any
+//! step yields what one started at 0 yields from there on.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The manifest: the immutable list that makes a set of shards one corpus.
 //!
-//! It is read once from the Parquet footers; its hash is the identity of the corpus. The hash covers
-//! what the rows are, not where they lie: a copy of a corpus is the same corpus.
+//! It is read once from the Parquet footers; its hash is the identity of the corpus. The hash
+//! covers what the rows are, not where they lie: a copy of a corpus is the same corpus.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use ringmaster_proto::spec::Columns;

@@ -1,9 +1,10 @@
-//! Everything a run needs before its first step, made once and stored below the run's root. Doing it
-//! again finds it done.
+//! Everything a run needs before its first step, made once and stored below the run's root. Doing
+//! it again finds it done.
 
 use std::sync::Arc;
 
 use ringmaster_proto::spec::Validation;
+use ringmaster_proto::vocab::CAPTION_PROMPT;
 use ringmaster_proto::{RunSpec, keys};
 
 use crate::corpus::read_texts;
@@ -210,6 +211,11 @@ async fn sample_texts(
         }
     };
     read_texts(train, &spec.data.columns, TOKENIZER_ROWS_MAX, visit).await?;
+    // The prompt is read as often as captions are trained, so its words are worth tokens of their own.
+    texts.extend(std::iter::repeat_n(
+        CAPTION_PROMPT.to_owned(),
+        texts.len() / 4,
+    ));
     Ok(texts)
 }
 

@@ -1,4 +1,4 @@
-//! The built-in corpus as Parquet: what the generator draws, encoded and stored like anybody's data.
+//! The built-in corpus as Parquet: what the generator draws, stored like anybody's data.
 
 use std::sync::Arc;
 
@@ -36,6 +36,9 @@ const SHARD_ROWS: u64 = 6144;
 /// Held-out scenes are drawn from here on; no corpus is that long.
 const HELD_OUT_FROM: u64 = 1 << 40;
 
+/// Rows that tell one version of the generator from another.
+const SAMPLE_ROWS: u64 = 16;
+
 /// Fewer held-out rows than this measure little.
 const HELD_OUT_ROWS_MIN: u64 = 1024;
 
@@ -45,6 +48,8 @@ struct Made {
     rows: u64,
     held_out: u64,
     seed: u64,
+    /// blake3 of the first rows: another version of the generator draws others.
+    drawn: String,
 }
 
 /// One shard to make.
@@ -80,6 +85,7 @@ pub async fn make(
         rows,
         held_out,
         seed,
+        drawn: drawn(seed),
     };
     match out.get(MARKER).await {
         Ok(json) if serde_json::from_slice::<Made>(&json).is_ok_and(|known| known == made) => {
@@ -106,6 +112,19 @@ pub async fn make(
         .await?;
     let json = serde_json::to_vec(&made).unwrap_or_default();
     Ok(out.put(MARKER, json.into()).await?)
+}
+
+/// What the generator draws, in short.
+fn drawn(seed: u64) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for index in 0..SAMPLE_ROWS {
+        let row = scenes::row(seed, index);
+        hasher.update(&row.image);
+        for text in [&row.caption, &row.question, &row.answer] {
+            hasher.update(text.as_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Shards of an unfinished or another corpus would be found as part of this one.

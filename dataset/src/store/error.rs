@@ -47,7 +47,8 @@ pub enum StoreError {
     },
     /// The store does not let this caller in.
     #[error(
-        "{url}: the store refused the credentials: {reason}; check the access key, the secret, the region and the rights they carry"
+        "{url}: the store refused the credentials: {reason}; check the access \
+         key, the secret, the region and the rights they carry"
     )]
     Refused {
         /// What was asked for.
@@ -71,9 +72,10 @@ pub enum StoreError {
         /// What it said.
         reason: String,
     },
-    /// Creating an object if absent does not exclude other writers, so nothing can be decided there.
+    /// Creating an object if absent does not exclude other writers: nothing can be decided there.
     #[error(
-        "{url}: {winners} of {writers} simultaneous creates of one object succeeded instead of 1; a run needs a store with atomic conditional writes"
+        "{url}: {winners} of {writers} simultaneous creates of one object succeeded instead of \
+         1; a run needs a store with atomic conditional writes"
     )]
     NotAtomic {
         /// The store.

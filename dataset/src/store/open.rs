@@ -1,5 +1,6 @@
 //! From a URL and the environment to a client with short deadlines.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Component, Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Where a cloud machine asks for the credentials of its own role.
 const METADATA_SERVICE: ([u8; 4], u16) = ([169, 254, 169, 254], 80);
 
-/// How long the metadata service may take to accept; it is on the machine's own link.
+/// How long the metadata service may take to accept and to answer; it is on the machine's own link.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A client, where in it the URL points, and the URL without that path.
@@ -98,7 +99,8 @@ fn s3(url: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
     let endpoint = endpoint.iter().find_map(|name| std::env::var(name).ok());
     if endpoint.is_some_and(|at| at.starts_with("http://")) && !is_on("AWS_ALLOW_HTTP") {
-        let reason = "its endpoint is http://, which shows data to the network; set AWS_ALLOW_HTTP=true if that is meant";
+        let reason = "its endpoint is http://, which shows data to the network; \
+                      set AWS_ALLOW_HTTP=true if that is meant";
         return Err(StoreError::Url {
             url: url.to_owned(),
             reason: reason.to_owned(),
@@ -110,7 +112,8 @@ fn s3(url: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
         "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     ];
-    let next = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket";
+    let next = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+                or AWS_SKIP_SIGNATURE=true for a public bucket";
     require_credentials(url, is_on("AWS_SKIP_SIGNATURE") || any_set(&ways), next)?;
     let builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
@@ -169,7 +172,8 @@ fn az(url: &str, container: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
         "AZURE_STORAGE_USE_EMULATOR",
         "IDENTITY_ENDPOINT",
     ];
-    let next = "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_SKIP_SIGNATURE=true for a public container";
+    let next = "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, \
+                or AZURE_SKIP_SIGNATURE=true for a public container";
     require_credentials(url, is_on("AZURE_SKIP_SIGNATURE") || any_set(&ways), next)?;
     let builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(container)
@@ -183,20 +187,31 @@ fn az(url: &str, container: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
     Ok(Arc::new(client))
 }
 
-/// Without credentials in the environment the client asks the cloud's metadata service, and outside
-/// a cloud it would ask for minutes. Finding out first takes a second at most.
+/// Without credentials in the environment the client asks the cloud's metadata service, and where
+/// there is none it would ask for long. Finding out first takes a second or two at most.
 fn require_credentials(url: &str, set: bool, next: &'static str) -> Result<(), StoreError> {
-    if set {
+    if set || metadata_service_answers().unwrap_or(false) {
         return Ok(());
     }
+    Err(StoreError::NoCredentials {
+        url: url.to_owned(),
+        next,
+    })
+}
+
+/// Whether there is a metadata service that may have credentials. A disabled one says 403; one that
+/// wants a session token first says 401, and the client knows how to get it.
+fn metadata_service_answers() -> std::io::Result<bool> {
     let service = SocketAddr::from(METADATA_SERVICE);
-    match TcpStream::connect_timeout(&service, METADATA_TIMEOUT) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(StoreError::NoCredentials {
-            url: url.to_owned(),
-            next,
-        }),
-    }
+    let mut socket = TcpStream::connect_timeout(&service, METADATA_TIMEOUT)?;
+    socket.set_read_timeout(Some(METADATA_TIMEOUT))?;
+    socket.set_write_timeout(Some(METADATA_TIMEOUT))?;
+    socket.write_all(b"GET / HTTP/1.0\r\nMetadata-Flavor: Google\r\nMetadata: true\r\n\r\n")?;
+    let mut status_line = [0; 12];
+    socket.read_exact(&mut status_line)?;
+    let status = std::str::from_utf8(&status_line[9..]).ok();
+    let status = status.and_then(|status| status.parse().ok());
+    Ok(status.is_some_and(|status: u16| status != 403 && status < 500))
 }
 
 fn any_set(names: &[&str]) -> bool {

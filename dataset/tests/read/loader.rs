@@ -1,0 +1,218 @@
+//! Position is the step alone, and every row arrives as it was written.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use proptest::prelude::*;
+use ringmaster_dataset::{Corpus, Loader, LoaderOptions, StepBatch, read_rows, read_texts};
+use ringmaster_proto::{Lane, RunSpec, Step};
+use tokio::runtime::Runtime;
+
+use crate::corpora::{SIDE, caption, open, pixels, png, spec, write_corpus};
+
+struct Bench {
+    spec: RunSpec,
+    corpus: Corpus,
+    runtime: Runtime,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(counts: &[usize], group_rows: usize, data: &str) -> Self {
+        Self::with_pictures(counts, group_rows, data, |id| png(&pixels(id), SIDE, SIDE))
+    }
+
+    fn with_pictures(
+        counts: &[usize],
+        group_rows: usize,
+        data: &str,
+        picture: impl Fn(u64) -> Vec<u8>,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        write_corpus(&folder.path().join("corpus"), counts, group_rows, picture);
+        let spec = spec(&folder.path().join("corpus"), data, "epochs = 2");
+        let runtime = Runtime::new().unwrap();
+        let corpus = runtime.block_on(open(&spec, &folder.path().join("run")));
+        Self {
+            spec,
+            corpus,
+            runtime,
+            _folder: folder,
+        }
+    }
+
+    fn load(&self, lanes: Range<u32>, from: u64, to: u64) -> Vec<StepBatch> {
+        let options = LoaderOptions {
+            lanes,
+            from: Step(from),
+            to: Step(to),
+            image_size: SIDE,
+            prefetch_steps: 2,
+        };
+        let mut loader = Loader::start(&self.corpus, options, self.runtime.handle());
+        std::iter::from_fn(|| loader.next_blocking())
+            .map(Result::unwrap)
+            .collect()
+    }
+}
+
+fn data(lanes: u32, lane_batch: u32, shuffle_rows: u64) -> String {
+    format!(
+        "lanes = {lanes}\nlane_batch = {lane_batch}\n\
+         shuffle_rows = {shuffle_rows}\nvalidation = 0.0"
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// The oracle is the plan: each batch holds, lane by lane, the rows the plan names, each with
+    /// the picture and caption its number was written with; and no start and no split of the lanes
+    /// changes anything.
+    #[test]
+    fn batches_are_the_plan_from_any_step_and_for_any_split_of_lanes(
+        counts in prop::collection::vec(1_usize..30, 1..4),
+        group_rows in 1_usize..12,
+        lanes in 1_u32..5,
+        lane_batch in 1_u32..5,
+        window in 1_u64..12,
+        start in 0.0_f64..1.0,
+        cut in 0_u32..5,
+    ) {
+        let bench =
+            Bench::new(&counts, group_rows, &data(lanes, lane_batch, window * u64::from(lanes)));
+        let steps = bench.corpus.total_steps;
+        prop_assert_eq!(steps, 2 * bench.corpus.plan.steps_per_epoch());
+        let whole = bench.load(0..lanes, 0, steps);
+        prop_assert_eq!(whole.len() as u64, steps);
+        for (step, batch) in (0..).map(Step).zip(&whole) {
+            prop_assert_eq!(batch.step, step);
+            for (lane, batch) in (0..).map(Lane).zip(&batch.lanes) {
+                prop_assert_eq!(batch.lane, lane);
+                let rows: Vec<_> = batch.examples.iter().map(|example| example.row).collect();
+                prop_assert_eq!(rows, bench.corpus.plan.rows(step, lane));
+                for example in &batch.examples {
+                    prop_assert!(!example.bad);
+                    let Some(row) = example.row else {
+                        prop_assert_eq!(example.weight, 0.0);
+                        prop_assert_eq!(example.image.len(), SIDE * SIDE * 3);
+                        continue;
+                    };
+                    prop_assert_eq!(example.weight, 1.0);
+                    prop_assert_eq!(&example.image, &pixels(row.row_id));
+                    prop_assert_eq!(example.caption.clone(), Some(caption(row.row_id)));
+                }
+            }
+        }
+        let from = (start * steps as f64) as u64;
+        prop_assert_eq!(&bench.load(0..lanes, from, steps), &whole[from as usize..]);
+        let cut = cut.min(lanes);
+        let left = bench.load(0..cut, 0, steps);
+        let right = bench.load(cut..lanes, 0, steps);
+        for ((left, right), whole) in left.into_iter().zip(right).zip(whole) {
+            let lanes: Vec<_> = left.lanes.into_iter().chain(right.lanes).collect();
+            prop_assert_eq!(lanes, whole.lanes);
+        }
+    }
+}
+
+#[test]
+fn a_row_of_refused_content_becomes_a_zero_weight_row_and_nothing_else_changes() {
+    let bad = |id: u64| [3, 11, 12].contains(&id);
+    let picture = move |id: u64| {
+        let whole = png(&pixels(id), SIDE, SIDE);
+        if bad(id) {
+            whole[..whole.len() / 2].to_vec()
+        } else {
+            whole
+        }
+    };
+    let data = data(2, 3, 8);
+    let bench = Bench::with_pictures(&[10, 10], 4, &data, picture);
+    let clean = Bench::new(&[10, 10], 4, &data);
+    let mut refused = 0;
+    for (batch, clean) in bench
+        .load(0..2, 0, 4)
+        .into_iter()
+        .zip(clean.load(0..2, 0, 4))
+    {
+        let examples = batch.lanes.into_iter().flat_map(|lane| lane.examples);
+        let clean = clean.lanes.into_iter().flat_map(|lane| lane.examples);
+        for (example, clean) in examples.zip(clean) {
+            assert_eq!(example.row, clean.row);
+            if example.row.is_some_and(|row| bad(row.row_id)) {
+                assert!(example.bad && example.weight == 0.0 && example.caption.is_none());
+                assert_eq!(example.image.len(), SIDE * SIDE * 3);
+                refused += 1;
+            } else {
+                assert_eq!(example, clean);
+            }
+        }
+    }
+    assert_eq!(refused, 3);
+}
+
+#[test]
+fn a_shard_that_changes_under_a_run_is_an_error_that_names_it() {
+    let bench = Bench::new(&[12], 4, &data(1, 2, 4));
+    let shard = bench._folder.path().join("corpus/part-000.parquet");
+    write_corpus(shard.parent().unwrap(), &[13], 4, |id| {
+        png(&pixels(id), SIDE, SIDE)
+    });
+    let options = LoaderOptions {
+        lanes: 0..1,
+        from: Step(0),
+        to: Step(4),
+        image_size: SIDE,
+        prefetch_steps: 1,
+    };
+    let mut loader = Loader::start(&bench.corpus, options, bench.runtime.handle());
+    let error = loader.next_blocking().unwrap().unwrap_err().to_string();
+    assert!(
+        error.contains("part-000.parquet: changed since the run began"),
+        "{error}"
+    );
+    assert!(loader.next_blocking().is_none());
+}
+
+#[test]
+fn dropping_a_loader_that_nobody_reads_ends_it() {
+    let bench = Bench::new(&[40], 4, &data(2, 1, 8));
+    let options = LoaderOptions {
+        lanes: 0..2,
+        from: Step(0),
+        to: Step(40),
+        image_size: SIDE,
+        prefetch_steps: 1,
+    };
+    drop(Loader::start(
+        &bench.corpus,
+        options,
+        bench.runtime.handle(),
+    ));
+}
+
+#[test]
+fn rows_and_texts_are_read_in_manifest_order() {
+    let bench = Bench::new(&[7, 9], 4, &data(1, 1, 1));
+    let columns = &bench.spec.data.columns;
+    let read = read_rows(&bench.corpus.train, columns, 5..100, SIDE);
+    let examples = bench.runtime.block_on(read).unwrap();
+    let ids: Vec<u64> = examples
+        .iter()
+        .map(|example| example.row.unwrap().row_id)
+        .collect();
+    assert_eq!(ids, (5..16).collect::<Vec<_>>());
+    for (id, example) in ids.into_iter().zip(examples) {
+        assert_eq!(example.image, pixels(id));
+    }
+    let mut captions = BTreeMap::new();
+    let visit = |texts: ringmaster_dataset::Texts| {
+        captions.insert(captions.len() as u64, texts.caption.unwrap());
+    };
+    bench
+        .runtime
+        .block_on(read_texts(&bench.corpus.train, columns, 9, visit))
+        .unwrap();
+    assert_eq!(captions, (0..9).map(|id| (id, caption(id))).collect());
+}

@@ -1,0 +1,13 @@
+//! Properties of everything between a store and a batch.
+
+#![cfg(feature = "read")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod corpora;
+mod decode;
+mod errors;
+mod loader;
+mod manifest;
+mod prepare;
+mod store;
+mod tokenizer;
