@@ -72,6 +72,8 @@ struct Active {
 impl Session {
     /// Serves commands until `Exit` or until the agent is gone.
     pub(crate) fn serve(mut self, commands: &Receiver<Command>) {
+        let span = tracing::info_span!("run", run = self.spec.run.name);
+        let _entered = span.enter();
         let mut active: Option<Active> = None;
         while let Ok(command) = commands.recv() {
             match command {
@@ -173,11 +175,8 @@ impl Session {
 
     /// Steps until the ranks agree on a boundary.
     fn train(&mut self, active: &mut Active) -> Result<(), WorkerError> {
-        let span = tracing::info_span!(
-            "generation",
-            generation = active.generation.0,
-            rank = active.rank.0
-        );
+        let (generation, rank) = (active.generation.0, active.rank.0);
+        let span = tracing::info_span!("generation", generation, rank);
         let _entered = span.enter();
         let lanes = lanes_of_rank(self.spec.data.lanes, active.rank, active.world);
         let from = Step(self.trainer.state.step);
@@ -187,8 +186,10 @@ impl Session {
         }
         let mut feeder = Feeder::start(&self.corpus, &self.spec, lanes, from, to, &self.runtime)?;
         loop {
+            let span = tracing::info_span!("step", step = self.trainer.state.step);
+            let _entered = span.enter();
             let (done, boundary) = self.trainer.step(&mut feeder, &mut active.member)?;
-            tracing::debug!(step = done.step, loss = done.loss, "step");
+            tracing::debug!(loss = done.loss, seconds = done.step_seconds, "done");
             let step = done.step;
             self.trainer.check_bad_rows(self.corpus.train.rows())?;
             self.report_progress(active.generation, Body::StepDone(done));
