@@ -12,7 +12,7 @@ use ringmaster_dataset::{Corpus, Store, lanes_of_rank};
 use ringmaster_proto::auth::RunToken;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Boundary, Held, Origin, Resume};
-use ringmaster_proto::{Generation, Rank, RunSpec, Step, WorldSize};
+use ringmaster_proto::{ErrorKind, Generation, Rank, RunSpec, Step, WorldSize};
 use ringmaster_ring::{self as ring, Abort, Ring, RingError, RingListener};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
@@ -198,7 +198,13 @@ impl Session {
                 return self.reach(active, boundary);
             }
             if step.is_multiple_of(self.spec.checkpoint.every) {
-                self.write_checkpoint(active)?;
+                match self.write_checkpoint(active) {
+                    // A store that is away delays a checkpoint, never the training.
+                    Err(error) if error.kind() == ErrorKind::Retry => {
+                        tracing::warn!("no checkpoint of this step: {error}");
+                    }
+                    written => written?,
+                }
             }
             if active.rank.0 == 0
                 && let Some(sample) = self.sampler.next_if_due(&self.trainer, &self.corpus)

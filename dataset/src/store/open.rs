@@ -98,7 +98,11 @@ fn lexical(path: &FilePath) -> PathBuf {
 fn s3(url: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
     let endpoint = endpoint.iter().find_map(|name| std::env::var(name).ok());
-    if endpoint.is_some_and(|at| at.starts_with("http://")) && !is_on("AWS_ALLOW_HTTP") {
+    if endpoint
+        .as_ref()
+        .is_some_and(|at| at.starts_with("http://"))
+        && !is_on("AWS_ALLOW_HTTP")
+    {
         let reason = "its endpoint is http://, which shows data to the network; \
                       set AWS_ALLOW_HTTP=true if that is meant";
         return Err(StoreError::Url {
@@ -114,7 +118,15 @@ fn s3(url: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
     ];
     let next = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
                 or AWS_SKIP_SIGNATURE=true for a public bucket";
-    require_credentials(url, is_on("AWS_SKIP_SIGNATURE") || any_set(&ways), next)?;
+    let set = is_on("AWS_SKIP_SIGNATURE") || any_set(&ways);
+    if endpoint.is_some() && !set {
+        // Somebody else's S3: the role of this machine says nothing there.
+        return Err(StoreError::NoCredentials {
+            url: url.to_owned(),
+            next,
+        });
+    }
+    require_credentials(url, set, next)?;
     let builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_retry(retry());
