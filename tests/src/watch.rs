@@ -41,7 +41,7 @@ impl Watch {
 
     /// The run as the coordinator sees it now.
     pub fn status(&self) -> RunStatus {
-        let answer = self.runtime.block_on(timeout(DEADLINE, async {
+        let ask = async {
             let channel = dial::dial(&self.address, &self.token)
                 .await
                 .expect("a live coordinator");
@@ -49,7 +49,11 @@ impl Watch {
                 .get_run(GetRunRequest::default())
                 .await
                 .expect("a status")
-        }));
+        };
+        // The timer must be made inside the runtime.
+        let answer = self
+            .runtime
+            .block_on(async { timeout(DEADLINE, ask).await });
         answer
             .expect("an answer in time")
             .into_inner()
@@ -94,7 +98,7 @@ impl Watch {
         };
         let seen = self
             .runtime
-            .block_on(timeout(DEADLINE, follow))
+            .block_on(async { timeout(DEADLINE, follow).await })
             .expect("an event in time");
         assert!(seen, "the run ended before {what}");
     }

@@ -1,3 +1,4 @@
+//! What the journal promises: one writer, numbered records, nothing torn.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use ringmaster_proto::checkpoint::{CheckpointManifest, FORMAT_VERSION, Part};

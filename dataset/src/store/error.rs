@@ -87,6 +87,15 @@ pub enum StoreError {
     },
 }
 
+/// S3 error codes that say that the caller is not let in.
+const REFUSALS: [&str; 5] = [
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+];
+
 impl StoreError {
     /// What to do about it.
     pub fn kind(&self) -> ErrorKind {
@@ -122,6 +131,11 @@ impl StoreError {
             E::NotFound { .. } => Self::NotFound { url },
             E::AlreadyExists { .. } | E::Precondition { .. } => Self::AlreadyExists { url },
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => Self::Refused {
+                url,
+                reason: brief(&said),
+            },
+            // Not every server sends these with status 401 or 403.
+            _ if REFUSALS.iter().any(|code| said.contains(code)) => Self::Refused {
                 url,
                 reason: brief(&said),
             },
