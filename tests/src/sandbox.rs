@@ -27,6 +27,8 @@ pub struct Sandbox {
     marker: Marker,
     outside_before: BTreeSet<PathBuf>,
     sockets: BTreeSet<u64>,
+    /// Processes of live runs: an ending one loses its marker before it closes its sockets.
+    noted: BTreeSet<Pid>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -45,6 +47,7 @@ impl Sandbox {
             marker: Marker::new(folder.path()),
             outside_before: leftovers::files_outside(),
             sockets: BTreeSet::new(),
+            noted: BTreeSet::new(),
             _alone: alone,
             folder,
         };
@@ -130,7 +133,9 @@ impl Sandbox {
 
     /// Notes what the live run has open, for [`Self::assert_nothing_left`].
     pub fn note_sockets(&mut self) {
-        let sockets = leftovers::listening_sockets(&self.marker.processes());
+        let processes = self.marker.processes();
+        let sockets = leftovers::listening_sockets(&processes);
+        self.noted.extend(processes);
         assert!(!sockets.is_empty(), "a live run listens somewhere");
         self.sockets.extend(sockets);
     }
@@ -147,7 +152,9 @@ impl Sandbox {
 
     /// Waits until processes that lost their supervisor have ended too.
     pub fn wait_for_orphans(&self) {
-        leftovers::wait_for_end(&self.marker.processes());
+        let mut processes = self.noted.clone();
+        processes.extend(self.marker.processes());
+        leftovers::wait_for_end(&processes.into_iter().collect::<Vec<_>>());
     }
 
     /// No process, listening port, temporary file or shared-memory object is left of any run here.
