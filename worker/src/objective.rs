@@ -202,10 +202,10 @@ mod tests {
 
     #[test]
     fn only_objectives_the_rows_support_are_drawn_in_proportion() {
-        let mix = TaskSpec {
-            captioning: 1.0,
-            question_answering: 3.0,
-        };
+        let sets = ["tasks.captioning=1", "tasks.question_answering=3"];
+        let mix = ringmaster_proto::RunSpec::parse("", &sets.map(String::from))
+            .expect("a valid mix")
+            .tasks;
         let both = [example(true, true), example(true, true)];
         let asked =
             (0..2000).filter(|s| draw(&mix, 1, *s, 0, &both) == Objective::QuestionAnswering);

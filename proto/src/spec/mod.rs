@@ -11,11 +11,15 @@ mod sections;
 mod validate;
 
 pub use diff::Change;
-pub use model::{Combine, ImageEncoder, ModelSpec, Preset};
+pub use model::{
+    Activation, Combine, Fusion, ImageEncoder, Memory, ModelSpec, Preset, Resample, Skip,
+    TextStack, TokenLearner,
+};
 pub use parse::SpecError;
 pub use sections::{
-    CheckpointSpec, Columns, DataSpec, EvalSpec, KubernetesSpec, MembershipSpec, Reduction,
-    RunSection, Source, TaskSpec, TrainSpec, Validation,
+    CheckpointSpec, Columns, DataSpec, EvalSpec, InitSpec, InitWeights, KubernetesSpec,
+    MembershipSpec, Precision, Reduction, RunSection, Sampling, Source, TaskSpec, TrainSpec,
+    Validation,
 };
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +38,8 @@ pub struct RunSpec {
     pub train: TrainSpec,
     /// The mix of objectives.
     pub tasks: TaskSpec,
+    /// What the model starts from.
+    pub init: InitSpec,
     /// How many workers.
     pub membership: MembershipSpec,
     /// When the state is saved and how long it is kept.
@@ -67,6 +73,7 @@ impl RunSpec {
             &self.model,
             &self.train,
             &self.tasks,
+            &self.init,
         );
         let bytes = serde_json::to_vec(&bits).unwrap_or_default();
         blake3::hash(&bytes).to_hex().to_string()

@@ -126,13 +126,14 @@ fn check_section(name: &str, section: &Value) -> Result<(), SpecError> {
         "data" => read::<super::DataSpec>(name, section),
         "train" => read::<super::TrainSpec>(name, section),
         "tasks" => read::<super::TaskSpec>(name, section),
+        "init" => read::<super::InitSpec>(name, section),
         "membership" => read::<super::MembershipSpec>(name, section),
         "checkpoint" => read::<super::CheckpointSpec>(name, section),
         "eval" => read::<super::EvalSpec>(name, section),
         "kubernetes" => read::<super::KubernetesSpec>(name, section),
         "model" => Ok(()),
         _ => Err(SpecError::Syntax(format!(
-            "unknown section [{name}]; sections are run, data, model, train, tasks, membership, \
+            "unknown section [{name}]; sections are run, data, model, train, tasks, init, membership, \
              checkpoint, eval and kubernetes"
         ))),
     }

@@ -53,7 +53,8 @@ pub struct Source {
 }
 
 /// Column names. Convention: `image` (binary or struct{bytes, path}), `caption` or `text`,
-/// optionally `question` with `answer`, and `template` (groups questions in evaluation).
+/// optionally `question` with `answer`, `template` (groups questions in evaluation), `objects`, and
+/// `hypothesis` with `label`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
@@ -67,6 +68,12 @@ pub struct Columns {
     pub answer: Option<String>,
     /// Name of the question's template.
     pub template: Option<String>,
+    /// Names of the things in the picture: a list of texts.
+    pub objects: Option<String>,
+    /// A statement about the picture.
+    pub hypothesis: Option<String>,
+    /// Whether the picture entails it: `entailment`, `neutral` or `contradiction`.
+    pub label: Option<String>,
 }
 
 /// Where held-out rows come from.
@@ -128,16 +135,112 @@ pub struct TrainSpec {
     pub bucket_mib: u32,
     /// Every that many steps the digest of the state is taken and compared; 0: only at checkpoints.
     pub digest_every: u64,
+    /// Share of the activations that dropout sets to 0 after every attention, MLP and embedding.
+    pub dropout: f64,
+    /// Share of the target's probability that label smoothing spreads over the vocabulary.
+    pub label_smoothing: f64,
+    /// Decay of the exponential moving average of the weights that evaluation uses; 0: none is kept.
+    pub ema: f64,
+    /// Number format of matrix products; parameters, sums and the optimizer stay f32.
+    pub precision: Precision,
+    /// Keep only the inputs of blocks and compute them again in the backward pass: less memory for
+    /// about a third more time.
+    pub activation_checkpointing: bool,
 }
 
-/// `[tasks]`: relative weights of the objectives; each microbatch draws one its rows support.
+/// Number format of matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits throughout.
+    F32,
+    /// bfloat16 factors. On a CPU slower than `f32`, and for comparison only.
+    Bf16,
+}
+
+/// How the objective of a microbatch is drawn among those its rows support.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sampling {
+    /// Every objective of weight above 0 alike.
+    Uniform,
+    /// By weight.
+    Proportional,
+    /// By weight times (loss / loss at the beginning)^gamma: what is still hard is trained more.
+    Difficulty,
+    /// By weight times (recent decrease of the loss)^gamma: what is being learned is trained more.
+    Progress,
+}
+
+/// `[tasks]`: relative weights of the objectives; each microbatch draws one its rows support. All are
+/// text to text: encoder text in, decoder text out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
     /// Caption the image.
     pub captioning: f64,
+    /// Complete a caption from its first words.
+    pub completion: f64,
+    /// Fill masked spans of a caption.
+    pub masked_spans: f64,
+    /// Say whether a caption belongs to the image.
+    pub matching: f64,
     /// Answer the question about the image.
     pub question_answering: f64,
+    /// List the things in the image.
+    pub object_listing: f64,
+    /// Say whether a thing is in the image.
+    pub object_presence: f64,
+    /// Say whether the image entails a statement.
+    pub entailment: f64,
+    /// How an objective is drawn.
+    pub sampling: Sampling,
+    /// Exponent of `difficulty` and `progress`.
+    pub gamma: f64,
+    /// Share of the draws that `difficulty` and `progress` spread evenly.
+    pub floor: f64,
+    /// Batches of an objective whose mean loss is its reference; 0: 2 % of the run's steps.
+    pub reference_batches: u64,
+    /// Steps between updates of the probabilities; 0: 1 % of the run's steps.
+    pub update_every: u64,
+}
+
+impl TaskSpec {
+    /// Every weight with its key, in order of declaration.
+    pub fn weights(&self) -> [(&'static str, f64); 8] {
+        [
+            ("tasks.captioning", self.captioning),
+            ("tasks.completion", self.completion),
+            ("tasks.masked_spans", self.masked_spans),
+            ("tasks.matching", self.matching),
+            ("tasks.question_answering", self.question_answering),
+            ("tasks.object_listing", self.object_listing),
+            ("tasks.object_presence", self.object_presence),
+            ("tasks.entailment", self.entailment),
+        ]
+    }
+}
+
+/// `[init]`: what the model starts from instead of seeded values. Parameters that no file names keep
+/// their seeded values.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitSpec {
+    /// The root of a run (its newest checkpoint) or an exported safetensors file. Positions of
+    /// another image size are interpolated.
+    pub from: Option<String>,
+    /// Weights of other programs, applied after `from`.
+    pub weights: Vec<InitWeights>,
+}
+
+/// One file of foreign weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitWeights {
+    /// A safetensors file.
+    pub url: String,
+    /// A built-in name map (`t5`, `vit`, `resnet50`) or the path of one (TOML).
+    pub map: String,
 }
 
 /// `[membership]`

@@ -1,6 +1,6 @@
 //! Impossible values and combinations, each refused with its key and what would work.
 
-use super::{RunSpec, SpecError, Validation};
+use super::{ImageEncoder, RunSpec, SpecError, Validation};
 use crate::ids::is_name;
 
 fn refuse(key: &'static str, value: impl ToString, reason: &str) -> SpecError {
@@ -31,6 +31,7 @@ impl RunSpec {
         self.validate_data()?;
         self.validate_model()?;
         self.validate_train()?;
+        self.validate_tasks()?;
         self.validate_membership()
     }
 
@@ -104,12 +105,18 @@ impl RunSpec {
         let at_least_one = [
             ("model.image_size", m.image_size),
             ("model.patch", m.patch),
+            ("model.image_width", m.image_width),
+            ("model.image_heads", m.image_heads),
+            ("model.image_mlp_width", m.image_mlp_width),
+            ("model.text_width", m.text_width),
+            ("model.text_heads", m.text_heads),
+            ("model.text_mlp_width", m.text_mlp_width),
             ("model.width", m.width),
             ("model.heads", m.heads),
+            ("model.mlp_width", m.mlp_width),
             ("model.tokens", m.tokens),
             ("model.iterations", m.iterations),
             ("model.decoder_layers", m.decoder_layers),
-            ("model.mlp_width", m.mlp_width),
             ("model.fusion_mlp_width", m.fusion_mlp_width),
         ];
         for (key, value) in at_least_one {
@@ -121,36 +128,40 @@ impl RunSpec {
             )?;
         }
         let divides = |a: usize, b: usize| b.is_multiple_of(a);
+        let patched = m.image_encoder != ImageEncoder::Resnet50C4;
+        let divisors = [
+            ("model.patch", m.patch, m.image_size, "image_size", patched),
+            (
+                "model.image_heads",
+                m.image_heads,
+                m.image_width,
+                "image_width",
+                patched,
+            ),
+            (
+                "model.text_heads",
+                m.text_heads,
+                m.text_width,
+                "text_width",
+                true,
+            ),
+            ("model.heads", m.heads, m.width, "width", true),
+        ];
+        for (key, a, b, of, read) in divisors {
+            require(!read || divides(a, b), key, a, &format!("must divide {of}"))?;
+        }
         require(
-            divides(m.patch, m.image_size),
-            "model.patch",
-            m.patch,
-            "must divide image_size",
-        )?;
-        require(
-            divides(m.heads, m.width),
-            "model.heads",
-            m.heads,
-            "must divide width",
-        )?;
-        require(
-            divides(m.iterations, m.fusion_layers),
+            !m.iterates() || divides(m.iterations, m.fusion_layers),
             "model.fusion_layers",
             m.fusion_layers,
             "must be a multiple of iterations: the layers are split over them",
         )?;
-        require(
-            m.text_len >= 2,
-            "model.text_len",
-            m.text_len,
-            "must be at least 2",
-        )?;
-        require(
-            m.target_len >= 2,
-            "model.target_len",
-            m.target_len,
-            "must be at least 2",
-        )?;
+        for (key, len) in [
+            ("model.text_len", m.text_len),
+            ("model.target_len", m.target_len),
+        ] {
+            require((2..=65_536).contains(&len), key, len, "must be 2 to 65536")?;
+        }
         require(
             m.vocab >= 300,
             "model.vocab",
@@ -201,19 +212,19 @@ impl RunSpec {
             mib,
             "must be 1 to 1024",
         )?;
-        let tasks = [
-            ("tasks.captioning", self.tasks.captioning),
-            ("tasks.question_answering", self.tasks.question_answering),
+        let shares = [
+            ("train.dropout", t.dropout),
+            ("train.label_smoothing", t.label_smoothing),
+            ("train.ema", t.ema),
         ];
-        for (key, weight) in tasks {
-            require(finite(weight), key, weight, "a weight is 0 or more")?;
+        for (key, share) in shares {
+            require(
+                (0.0..1.0).contains(&share),
+                key,
+                share,
+                "must be 0 <= x < 1",
+            )?;
         }
-        require(
-            tasks.iter().any(|(_, weight)| *weight > 0.0),
-            "tasks.captioning",
-            0,
-            "at least one objective needs a weight above 0",
-        )?;
         let every = self.checkpoint.every;
         require(every > 0, "checkpoint.every", every, "must be at least 1")?;
         require(
@@ -221,6 +232,30 @@ impl RunSpec {
             "checkpoint.keep",
             0,
             "must be at least 1",
+        )
+    }
+
+    fn validate_tasks(&self) -> Result<(), SpecError> {
+        let tasks = &self.tasks;
+        let finite = |x: f64| x.is_finite() && x >= 0.0;
+        let weights = tasks.weights();
+        for (key, weight) in weights {
+            require(finite(weight), key, weight, "a weight is 0 or more")?;
+        }
+        require(
+            weights.iter().any(|(_, weight)| *weight > 0.0),
+            "tasks.captioning",
+            0,
+            "at least one objective needs a weight above 0",
+        )?;
+        let gamma = tasks.gamma;
+        require(finite(gamma), "tasks.gamma", gamma, "must be 0 or more")?;
+        let floor = tasks.floor;
+        require(
+            (0.0..=1.0).contains(&floor),
+            "tasks.floor",
+            floor,
+            "must be 0 to 1",
         )
     }
 
