@@ -152,6 +152,7 @@ impl Bench<'_> {
                 objective::tokens(Objective::Captioning, &rows, &self.corpus.tokenizer, lens);
             tokens += texts.counted();
             let micro = MicroBatch {
+                lane: 0,
                 images: images(chunk.iter().map(|row| self.picture(*row, exchange))),
                 tokens: texts,
                 rows: chunk.len(),

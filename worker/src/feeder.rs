@@ -23,6 +23,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// One lane's examples of one step, ready for the device.
 #[derive(Debug)]
 pub(crate) struct MicroBatch {
+    /// Which lane's.
+    pub(crate) lane: u32,
     /// Pixels, `[rows, 3, size, size]`, normalised to [-1, 1].
     pub(crate) images: Vec<f32>,
     /// Token ids.
@@ -127,6 +129,7 @@ fn prepare(step: Step, lanes: &[LaneBatch], corpus: &Corpus, spec: &RunSpec) -> 
         let rows = &batch.examples;
         let chosen = objective::draw(&spec.tasks, spec.run.seed, step.0, batch.lane.0, rows);
         MicroBatch {
+            lane: batch.lane.0,
             images: images(rows.iter().map(|example| example.image.as_slice())),
             tokens: objective::tokens(chosen, rows, &corpus.tokenizer, lens),
             rows: rows.len(),

@@ -6,8 +6,8 @@
 
 use burn::tensor::Device;
 use ringmaster_dataset::decode::Decoder;
-use ringmaster_model::Model;
-use ringmaster_model::flat::{self, Layout};
+use ringmaster_model::flat::Layout;
+use ringmaster_model::{Model, Ops};
 use ringmaster_proto::spec::ModelSpec;
 
 use crate::feeder::{MicroBatch, images};
@@ -48,14 +48,15 @@ pub(crate) fn probe(
     }
     let pictures = [pixels.as_slice(); ROWS];
     let micro = MicroBatch {
+        lane: 0,
         images: images(pictures.into_iter()),
         tokens,
         rows: ROWS,
     };
-    let loss = model.loss_sum(batch::on_device(&micro, spec, device));
-    let value = batch::scalar(loss.clone())?;
+    let batch = batch::on_device(&micro, spec, device);
     let mut gradient = vec![0.0; layout.total];
-    flat::gradients_into(model, loss.backward(), layout, &mut gradient);
+    let loss = model.forward_backward(batch, 0.0, Ops::inference(), layout, &mut gradient);
+    let value = batch::scalar(loss)?;
 
     let mut hasher = blake3::Hasher::new();
     hasher.update(&pixels).update(&value.to_le_bytes());

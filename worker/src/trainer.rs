@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor};
-use ringmaster_model::Model;
+use burn::tensor::Device;
 use ringmaster_model::flat::{self, Layout};
+use ringmaster_model::{Model, NoiseKey, Ops};
 use ringmaster_proto::spec::Reduction;
 use ringmaster_proto::v1::{Boundary, StepDone};
 use ringmaster_proto::{RunSpec, Step};
@@ -179,16 +179,20 @@ impl Trainer {
         statistics: &mut Statistics,
     ) -> Result<(), WorkerError> {
         let batch = batch::on_device(lane, &self.spec.model, &self.device);
-        let loss: Tensor<1> = self.model.loss_sum(batch);
-        let sum = batch::scalar(loss.clone())?;
-        statistics.add_loss(sum, lane.tokens.counted());
-        let gradients = loss.backward();
-        flat::gradients_into(
-            &self.model,
-            gradients,
+        let noise = NoiseKey {
+            seed: self.spec.run.seed,
+            step: self.state.step,
+            lane: lane.lane,
+        };
+        let train = &self.spec.train;
+        let loss = self.model.forward_backward(
+            batch,
+            train.label_smoothing,
+            Ops::training(train, noise),
             &self.layout,
             &mut self.gradients.lane,
         );
+        statistics.add_loss(batch::scalar(loss)?, lane.tokens.counted());
         let bad = self.gradients.add_lane(self.spec.data.lanes);
         statistics.bad_values = statistics.bad_values.saturating_add_unsigned(bad);
         Ok(())

@@ -1,80 +1,85 @@
-//! The text decoder: causal, with cross-attention to the N memory tokens.
+//! The text decoder: causal, with cross-attention to the memory.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::Tensor;
 use ringmaster_proto::spec::ModelSpec;
 
-use crate::attention::{Attention, Mask};
+use crate::attention::{KeysValues, Mask};
+use crate::fusion::Memory;
 use crate::init::Init;
-use crate::layer::{LayerSize, Mlp, residual_gain};
-use crate::norm::LayerNorm;
-use crate::text::first;
+use crate::layer::{CrossLayer, LayerSpec};
+use crate::norm::Norm;
+use crate::ops::Ops;
+use crate::text::Positions;
 
-/// `x <- x + Phi(Ln x, Ln x); x <- x + Phi(Ln x, memory); x <- x + MLP(Ln x)`.
-#[derive(Module, Debug)]
-struct DecoderLayer {
-    norm_self: LayerNorm,
-    attention_self: Attention,
-    norm_cross: LayerNorm,
-    attention_cross: Attention,
-    norm_mlp: LayerNorm,
-    mlp: Mlp,
-}
-
-impl DecoderLayer {
-    fn new(init: &Init, size: LayerSize, gain: f64) -> Self {
-        let LayerSize {
-            width,
-            heads,
-            hidden,
-        } = size;
-        Self {
-            norm_self: LayerNorm::new(&init.at("norm_self"), width),
-            attention_self: Attention::new(&init.at("attention_self"), width, heads, gain),
-            norm_cross: LayerNorm::new(&init.at("norm_cross"), width),
-            attention_cross: Attention::new(&init.at("attention_cross"), width, heads, gain),
-            norm_mlp: LayerNorm::new(&init.at("norm_mlp"), width),
-            mlp: Mlp::new(&init.at("mlp"), width, hidden, gain),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>, memory: Tensor<3>, causal: &Mask) -> Tensor<3> {
-        let a = self.norm_self.forward(x.clone());
-        let x = x + self.attention_self.forward(a.clone(), a, Some(causal));
-        let a = self.norm_cross.forward(x.clone());
-        let x = x + self.attention_cross.forward(a, memory, None);
-        x.clone() + self.mlp.forward(self.norm_mlp.forward(x))
-    }
-}
-
-/// Learned positions, layers, a last norm. Embedding and output are the model's token table.
+/// Positions, layers, a last norm. Embedding and output are the model's token table.
 #[derive(Module, Debug)]
 pub(crate) struct Decoder {
-    positions: Param<Tensor<2>>,
-    layers: Vec<DecoderLayer>,
-    norm: LayerNorm,
+    positions: Positions,
+    layers: Vec<CrossLayer>,
+    norm: Norm,
+}
+
+/// Keys and values of the tokens decoded so far and of the memory, for every layer.
+pub(crate) struct Cache {
+    len: usize,
+    own: Vec<Option<KeysValues>>,
+    memory: Vec<KeysValues>,
+    memory_mask: Option<Mask>,
 }
 
 impl Decoder {
-    pub(crate) fn new(init: &Init, spec: &ModelSpec, size: LayerSize) -> Self {
-        let gain = residual_gain(3 * spec.decoder_layers);
-        let layer = |i| DecoderLayer::new(&init.item("layers", i), size, gain);
-        let positions = [spec.target_len, size.width];
+    pub(crate) fn new(init: &Init, spec: &ModelSpec) -> Self {
+        let layer = LayerSpec::text(spec);
         Self {
-            positions: init.normal("positions", positions, crate::POSITION_DEVIATION),
-            layers: (0..spec.decoder_layers).map(layer).collect(),
-            norm: LayerNorm::new(&init.at("norm"), size.width),
+            positions: Positions::new(init, spec, spec.target_len, false),
+            layers: CrossLayer::stack(init, spec.decoder_layers, layer, spec.width),
+            norm: Norm::new(&init.at("norm"), layer.norm, layer.width),
         }
     }
 
-    /// Embedded tokens `[B, T, D]`, memory `[B, N, D]`, `-> [B, T, D]`; `T <= target_len`.
-    pub(crate) fn forward(&self, tokens: Tensor<3>, memory: &Tensor<3>) -> Tensor<3> {
+    /// Embedded tokens `[B, T, D]`, `-> [B, T, D]`; `T <= target_len`.
+    pub(crate) fn forward(&self, tokens: Tensor<3>, memory: &Memory, ops: &Ops) -> Tensor<3> {
         let len = tokens.dims()[1];
         let causal = Mask::causal(len, &tokens.device());
-        let mut x = tokens + first(self.positions.val(), len);
+        let mask = self.positions.mask([0, len, len], Some(&causal));
+        let mut x = ops.dropout(self.positions.add_to(tokens, 0));
         for layer in &self.layers {
-            x = layer.forward(x, memory.clone(), &causal);
+            let own = layer.own(x.clone(), ops);
+            let seen = layer.memory(memory.tokens.clone(), ops);
+            x = layer.forward(x, (own, mask.as_ref()), (seen, memory.mask.as_ref()), ops);
         }
+        self.norm.forward(x)
+    }
+
+    /// What decoding token by token begins with.
+    pub(crate) fn start(&self, memory: Memory, ops: &Ops) -> Cache {
+        let seen = |layer: &CrossLayer| layer.memory(memory.tokens.clone(), ops);
+        Cache {
+            len: 0,
+            own: vec![None; self.layers.len()],
+            memory: self.layers.iter().map(seen).collect(),
+            memory_mask: memory.mask,
+        }
+    }
+
+    /// One more embedded token per example, `[B, 1, D] -> [B, 1, D]`: the last row of what
+    /// [`Self::forward`] makes of all tokens so far.
+    pub(crate) fn next(&self, token: Tensor<3>, cache: &mut Cache, ops: &Ops) -> Tensor<3> {
+        let len = cache.len + 1;
+        let mask = self.positions.mask([cache.len, 1, len], None);
+        let mut x = self.positions.add_to(token, cache.len);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let new = layer.own(x.clone(), ops);
+            let own = match cache.own[i].take() {
+                Some(earlier) => earlier.followed_by(new),
+                None => new,
+            };
+            cache.own[i] = Some(own.clone());
+            let memory = (cache.memory[i].clone(), cache.memory_mask.as_ref());
+            x = layer.forward(x, (own, mask.as_ref()), memory, ops);
+        }
+        cache.len = len;
         self.norm.forward(x)
     }
 }

@@ -63,6 +63,24 @@ pub fn gradients_into(
     });
 }
 
+/// Adds every gradient that is there to its slot of `flat`, which has `layout.total` elements.
+pub fn add_gradients(
+    model: &impl Module,
+    gradients: &mut Gradients,
+    layout: &Layout,
+    flat: &mut [f32],
+) {
+    assert_eq!(
+        flat.len(),
+        layout.total,
+        "the buffer is as long as the layout"
+    );
+    model.visit(&mut Add {
+        gradients,
+        rest: flat,
+    });
+}
+
 /// Every value, flat.
 pub fn parameters(model: &impl Module, layout: &Layout) -> Vec<f32> {
     let mut read = Read {
@@ -88,12 +106,16 @@ struct Collect {
 }
 
 impl ModuleVisitor for Collect {
-    fn enter_module(&mut self, name: &str, _kind: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, kind: &str) {
+        if !is_choice(kind) {
+            self.path.push(name.to_owned());
+        }
     }
 
-    fn exit_module(&mut self, _name: &str, _kind: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, kind: &str) {
+        if !is_choice(kind) {
+            self.path.pop();
+        }
     }
 
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
@@ -113,6 +135,11 @@ impl ModuleVisitor for Collect {
     }
 }
 
+/// Whether a module is one of an enum's variants, which have no place in a path.
+fn is_choice(kind: &str) -> bool {
+    kind.starts_with("Enum:")
+}
+
 struct Pull<'a> {
     gradients: &'a mut Gradients,
     rest: &'a mut [f32],
@@ -125,6 +152,24 @@ impl ModuleVisitor for Pull<'_> {
         match parameter.val().grad_remove(self.gradients) {
             Some(gradient) => slot.copy_from_slice(floats(&gradient.into_data())),
             None => slot.fill(0.0),
+        }
+        self.rest = rest;
+    }
+}
+
+struct Add<'a> {
+    gradients: &'a mut Gradients,
+    rest: &'a mut [f32],
+}
+
+impl ModuleVisitor for Add<'_> {
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        let len = parameter.lazy_shape().iter().product();
+        let (slot, rest) = std::mem::take(&mut self.rest).split_at_mut(len);
+        if let Some(gradient) = parameter.val().grad_remove(self.gradients) {
+            for (sum, g) in slot.iter_mut().zip(floats(&gradient.into_data())) {
+                *sum += g;
+            }
         }
         self.rest = rest;
     }

@@ -2,16 +2,18 @@
 
 use burn::module::Module;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
-use ringmaster_proto::vocab::{BEGIN, END, PAD};
+use ringmaster_proto::vocab::{BEGIN, END};
 
 use crate::Model;
+use crate::ops::Ops;
 
 impl Model {
     /// The most likely next token until [`END`] or `max_len` tokens, for every example of a batch.
     /// [`END`] is not part of the answer.
     ///
     /// Images are `[B, 3, S, S]`, text and its mask `[B, L]`; `max_len` is at most the model's
-    /// target length. Each step decodes the whole prefix again; the encoders run once.
+    /// target length. The encoders run once, and the decoder once per token: keys and values of
+    /// earlier tokens are kept.
     pub fn generate(
         &self,
         images: Tensor<4>,
@@ -20,20 +22,24 @@ impl Model {
         max_len: usize,
     ) -> Vec<Vec<u32>> {
         let model = self.valid();
+        let ops = Ops::inference();
         let batch = images.dims()[0];
-        let memory = model.memory(images.inner(), text.inner(), text_mask.inner());
+        let memory = model.memory(images.inner(), text.inner(), text_mask.inner(), &ops);
+        let device = memory.tokens.device();
+        let mut cache = model.decoder.start(memory, &ops);
         let mut answers = vec![Vec::new(); batch];
         let mut running = vec![true; batch];
+        let mut last = vec![i64::from(BEGIN); batch];
         for _ in 0..max_len {
-            let input = prefixes(&answers);
-            let len = input.shape()[1];
-            let logits = model.decode(Tensor::from_data(input, &memory.device()), &memory);
-            let next = logits.narrow(1, len - 1, 1).argmax(2).into_data();
+            let input = Tensor::from_data(TensorData::new(last.clone(), [batch, 1]), &device);
+            let logits = model.decode_next(input, &mut cache, &ops);
+            let next = logits.argmax(2).into_data();
             for (i, token) in next.iter::<u32>().enumerate() {
                 running[i] &= token != END;
                 if running[i] {
                     answers[i].push(token);
                 }
+                last[i] = i64::from(token);
             }
             if !running.contains(&true) {
                 break;
@@ -41,16 +47,4 @@ impl Model {
         }
         answers
     }
-}
-
-/// Decoder input of every answer so far; those that have ended are padded.
-fn prefixes(answers: &[Vec<u32>]) -> TensorData {
-    let len = answers.iter().map(Vec::len).max().unwrap_or(0) + 1;
-    let mut ids = Vec::with_capacity(answers.len() * len);
-    for answer in answers {
-        ids.push(i64::from(BEGIN));
-        ids.extend(answer.iter().map(|&token| i64::from(token)));
-        ids.resize(ids.len() + len - 1 - answer.len(), i64::from(PAD));
-    }
-    TensorData::new(ids, [answers.len(), len])
 }

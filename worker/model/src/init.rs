@@ -16,7 +16,8 @@ const TWICE_MEAN: i64 = TERMS as i64 * 65_535;
 /// Where in the model a parameter stands, and how it gets its first value.
 #[derive(Clone)]
 pub(crate) struct Init<'a> {
-    seed: u64,
+    /// Without one all values are 0.
+    seed: Option<u64>,
     device: &'a Device,
     path: String,
 }
@@ -25,7 +26,16 @@ impl<'a> Init<'a> {
     /// The root of a model.
     pub(crate) fn new(seed: u64, device: &'a Device) -> Self {
         Self {
-            seed,
+            seed: Some(seed),
+            device,
+            path: String::new(),
+        }
+    }
+
+    /// The root of a model of which only the shapes matter.
+    pub(crate) fn blank(device: &'a Device) -> Self {
+        Self {
+            seed: None,
             device,
             path: String::new(),
         }
@@ -51,12 +61,11 @@ impl<'a> Init<'a> {
         shape: [usize; D],
         deviation: f64,
     ) -> Param<Tensor<D>> {
-        let values = normal(
-            self.seed,
-            &self.join(name),
-            shape.iter().product(),
-            deviation,
-        );
+        let len = shape.iter().product();
+        let values = match self.seed {
+            Some(seed) => normal(seed, &self.join(name), len, deviation),
+            None => vec![0.0; len],
+        };
         self.parameter(values, shape)
     }
 
@@ -66,8 +75,7 @@ impl<'a> Init<'a> {
         shape: [usize; D],
         value: f64,
     ) -> Param<Tensor<D>> {
-        let values = vec![value as f32; shape.iter().product()];
-        self.parameter(values, shape)
+        self.parameter(vec![value as f32; shape.iter().product()], shape)
     }
 
     fn parameter<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {

@@ -5,9 +5,10 @@
 //! forward-backward is a function of parameters and batch, bit for bit, on one kind of machine.
 
 mod attention;
+mod cost;
 mod decoder;
+mod dropout;
 pub mod flat;
-mod flops;
 mod fusion;
 mod generate;
 mod image;
@@ -15,16 +16,20 @@ mod init;
 mod layer;
 mod linear;
 mod loss;
+mod meter;
 mod model;
 mod norm;
 mod ops;
 mod resample;
+mod segment;
 #[cfg(test)]
 mod tests;
 mod text;
+mod token_learner;
 
-pub use flops::{Macs, forward_macs};
+pub use cost::{Cost, Part, cost};
 pub use model::{Batch, Model};
+pub use ops::{NoiseKey, Ops};
 
 /// Standard deviation of the initial positions.
 const POSITION_DEVIATION: f64 = 0.3;

@@ -1,10 +1,10 @@
-//! Affine maps.
+//! Affine maps and convolutions.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::init::Init;
-use crate::ops;
+use crate::ops::Ops;
 
 /// `x W + b` over the last dimension; `W` is `[inputs, outputs]`.
 #[derive(Module, Debug)]
@@ -24,16 +24,49 @@ impl Linear {
     }
 
     /// With a bias that starts at zero.
-    pub(crate) fn with_bias(init: &Init, inputs: usize, outputs: usize) -> Self {
-        let bias = Some(init.constant([outputs], 0.0));
+    pub(crate) fn biased(self, init: &Init) -> Self {
+        let [_, outputs] = self.weight.shape().dims();
         Self {
-            bias,
-            ..Self::new(init, inputs, outputs, 1.0)
+            bias: Some(init.constant([outputs], 0.0)),
+            ..self
         }
     }
 
     /// `[B, T, inputs] -> [B, T, outputs]`.
-    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    pub(crate) fn forward(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
+        ops.linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    }
+}
+
+/// A square convolution without bias; the weight is `[outputs, inputs, k, k]`.
+#[derive(Module, Debug)]
+pub(crate) struct Convolution {
+    weight: Param<Tensor<4>>,
+    stride: usize,
+}
+
+impl Convolution {
+    /// He et al. 2015: the outputs of a rectifier keep the variance.
+    pub(crate) fn new(
+        init: &Init,
+        [inputs, outputs]: [usize; 2],
+        kernel: usize,
+        stride: usize,
+    ) -> Self {
+        let deviation = (2.0 / (inputs * kernel * kernel) as f64).sqrt();
+        Self {
+            weight: init.normal("weight", [outputs, inputs, kernel, kernel], deviation),
+            stride,
+        }
+    }
+
+    /// The stride.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// `[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]`, rounded up.
+    pub(crate) fn forward(&self, x: Tensor<4>, ops: &Ops) -> Tensor<4> {
+        ops.convolution(x, self.weight.val(), self.stride)
     }
 }

@@ -1,18 +1,20 @@
-//! The model: two encoders, resampling, iterated fusion, a decoder.
+//! The model: two encoders, fusion, a decoder.
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor};
 use ringmaster_proto::spec::ModelSpec;
 
 use crate::attention::Mask;
-use crate::decoder::Decoder;
-use crate::fusion::Iteration;
-use crate::image::PatchEncoder;
+use crate::decoder::{Cache, Decoder};
+use crate::flat::{self, Layout};
+use crate::fusion::{Fusion, Inputs, Memory};
+use crate::image::ImageEncoder;
 use crate::init::Init;
-use crate::layer::LayerSize;
 use crate::loss::cross_entropy;
-use crate::norm::LayerNorm;
-use crate::resample::{Projection, Resampler};
+use crate::meter::PartName;
+use crate::norm::Norm;
+use crate::ops::Ops;
+use crate::resample::Projection;
 use crate::text::{Embedding, TextEncoder};
 
 /// One microbatch as tensors: B examples, encoder text of L tokens, decoder text of T tokens.
@@ -35,93 +37,142 @@ pub struct Batch {
     pub weight: Tensor<2>,
 }
 
-/// The adaptive fusion model (arXiv 2305.19924). See [`Model::memory`] for its equations.
+/// An image-language model of the family of arXiv 2305.19924:
+/// ```text
+/// X_im = image encoder(image)          X_text = text encoder(embedding(text))
+/// memory = Ln(fusion(P(X_im), X_text))                          eq. 1; see fusion/
+/// logits = decoder(embedding(input), memory) embedding^T
+/// ```
 #[derive(Module, Debug)]
 pub struct Model {
     embedding: Embedding,
-    image_encoder: PatchEncoder,
+    image_encoder: ImageEncoder,
     text_encoder: TextEncoder,
     projection: Projection,
-    image_resampler: Resampler,
-    text_resampler: Resampler,
-    iterations: Vec<Iteration>,
-    norm_memory: LayerNorm,
-    decoder: Decoder,
+    fusion: Fusion,
+    norm_memory: Norm,
+    pub(crate) decoder: Decoder,
 }
 
 impl Model {
     /// A model with the initial values of `seed`, which are the same on every machine.
     pub fn new(spec: &ModelSpec, seed: u64, device: &Device) -> Self {
-        let init = Init::new(seed, device);
-        let (width, heads) = (spec.width, spec.heads);
-        let size = LayerSize {
-            width,
-            heads,
-            hidden: spec.mlp_width,
-        };
-        let visual_tokens = (spec.image_size / spec.patch).pow(2);
-        let resampler = |name| Resampler::new(&init.at(name), spec.tokens, width, heads);
-        let iteration = |i| Iteration::new(&init.item("iterations", i), spec, size);
+        Self::with_init(spec, &Init::new(seed, device))
+    }
+
+    /// A model whose values are all 0: for its shapes.
+    pub(crate) fn blank(spec: &ModelSpec, device: &Device) -> Self {
+        Self::with_init(spec, &Init::blank(device))
+    }
+
+    fn with_init(spec: &ModelSpec, init: &Init) -> Self {
         Self {
-            embedding: Embedding::new(&init.at("embedding"), spec.vocab, width),
-            image_encoder: PatchEncoder::new(&init.at("image_encoder"), spec, size),
-            text_encoder: TextEncoder::new(&init.at("text_encoder"), spec, size),
-            projection: Projection::new(&init.at("projection"), width, visual_tokens, width),
-            image_resampler: resampler("image_resampler"),
-            text_resampler: resampler("text_resampler"),
-            iterations: (0..spec.iterations).map(iteration).collect(),
-            norm_memory: LayerNorm::new(&init.at("norm_memory"), width),
-            decoder: Decoder::new(&init.at("decoder"), spec, size),
+            embedding: Embedding::new(&init.at("embedding"), spec.vocab, spec.text_width),
+            image_encoder: ImageEncoder::new(&init.at("image_encoder"), spec),
+            text_encoder: TextEncoder::new(&init.at("text_encoder"), spec),
+            projection: Projection::new(&init.at("projection"), spec),
+            fusion: Fusion::new(&init.at("fusion"), spec),
+            norm_memory: Norm::layer(&init.at("norm_memory"), spec.width),
+            decoder: Decoder::new(&init.at("decoder"), spec),
         }
     }
 
-    /// What the decoder sees of image and text, `[B, N, D]`:
-    /// ```text
-    /// f = W2 Phi(X_N, Ln(P(X_im)))         eq. 1, 2
-    /// t = W2 Phi(X_N, Ln(X_text))          eq. 2
-    /// repeat: t <- a T(fuse(t, f)) + b t   eq. 3, 4
-    /// memory = Ln(t)
-    /// ```
-    /// Images are `[B, 3, S, S]`, text and its mask `[B, L]`.
-    pub fn memory(
+    /// What the decoder sees of image and text. Images are `[B, 3, S, S]`, text and its mask
+    /// `[B, L]`.
+    pub(crate) fn memory(
         &self,
         images: Tensor<4>,
         text: Tensor<2, Int>,
         text_mask: Tensor<2, Bool>,
-    ) -> Tensor<3> {
+        ops: &Ops,
+    ) -> Memory {
         let mask = Mask::of_keys(text_mask);
-        let x_image = self.image_encoder.forward(images);
-        let x_text = self
-            .text_encoder
-            .forward(self.embedding.forward(text), &mask);
-        let f = self
-            .image_resampler
-            .forward(self.projection.forward(x_image), None);
-        let mut t = self.text_resampler.forward(x_text, Some(&mask));
-        for iteration in &self.iterations {
-            t = iteration.forward(t, f.clone());
-        }
-        self.norm_memory.forward(t)
+        let image = ops.part(PartName::Image, || self.image_encoder.forward(images, ops));
+        let projection = self.projection.clone();
+        let image = ops.part(PartName::Projection, || {
+            ops.segment(vec![image], move |ops, x| {
+                projection.image(x[0].clone(), ops)
+            })
+        });
+        let text = self.text(text, &mask, ops);
+        let inputs = Inputs { image, text, mask };
+        let Memory { tokens, mask } =
+            ops.part(PartName::Fusion, || self.fusion.forward(inputs, ops));
+        let norm = self.norm_memory.clone();
+        let tokens = ops.segment(vec![tokens], move |_, x| norm.forward(x[0].clone()));
+        Memory { tokens, mask }
     }
 
-    /// Scores of every next token: input `[B, T]`, memory `[B, N, D]`, `-> [B, T, V]`.
-    pub fn decode(&self, input: Tensor<2, Int>, memory: &Tensor<3>) -> Tensor<3> {
-        self.embedding
-            .logits(self.decoder.forward(self.embedding.forward(input), memory))
+    /// `X_text`, as wide as fusion.
+    fn text(&self, text: Tensor<2, Int>, mask: &Mask, ops: &Ops) -> Tensor<3> {
+        let (embedding, encoder) = (self.embedding.clone(), self.text_encoder.clone());
+        let (projection, mask) = (self.projection.clone(), mask.clone());
+        ops.segment(Vec::new(), move |ops, _| {
+            let x = ops.part(PartName::Text, || {
+                encoder.forward(embedding.forward(text.clone()), &mask, ops)
+            });
+            ops.part(PartName::Projection, || projection.text(x, ops))
+        })
+    }
+
+    /// Scores of every next token: input `[B, T]`, `-> [B, T, V]`.
+    pub(crate) fn decode(&self, input: Tensor<2, Int>, memory: &Memory, ops: &Ops) -> Tensor<3> {
+        ops.part(PartName::Decoder, || {
+            let x = self.embedding.forward(input);
+            self.embedding
+                .logits(self.decoder.forward(x, memory, ops), ops)
+        })
+    }
+
+    /// Scores of the token after one more, `[B, 1]`: `-> [B, 1, V]`.
+    pub(crate) fn decode_next(
+        &self,
+        token: Tensor<2, Int>,
+        cache: &mut Cache,
+        ops: &Ops,
+    ) -> Tensor<3> {
+        let x = self.embedding.forward(token);
+        self.embedding.logits(self.decoder.next(x, cache, ops), ops)
+    }
+
+    /// Scores of the target tokens of a batch, `[B, T, V]`.
+    pub fn logits(&self, batch: Batch, ops: &Ops) -> Tensor<3> {
+        let memory = self.memory(batch.images, batch.text, batch.text_mask, ops);
+        self.decode(batch.input, &memory, ops)
     }
 
     /// Cross-entropy summed over the weighted target tokens of each example, nats, `[B]`.
-    pub fn losses(&self, batch: Batch) -> Tensor<1> {
-        let memory = self.memory(batch.images, batch.text, batch.text_mask);
-        cross_entropy(
-            self.decode(batch.input, &memory),
-            batch.target,
-            batch.weight,
-        )
+    pub fn losses(&self, batch: Batch, smoothing: f64, ops: &Ops) -> Tensor<1> {
+        let (target, weight) = (batch.target.clone(), batch.weight.clone());
+        cross_entropy(self.logits(batch, ops), target, weight, smoothing)
     }
 
-    /// Cross-entropy summed over all weighted target tokens, nats, never normalised, `[1]`.
+    /// Cross-entropy summed over all weighted target tokens as in inference, nats, `[1]`.
     pub fn loss_sum(&self, batch: Batch) -> Tensor<1> {
-        self.losses(batch).sum()
+        self.losses(batch, 0.0, &Ops::inference()).sum()
+    }
+
+    /// Forward and backward pass of one microbatch: the gradient of the *sum* of its token losses
+    /// (never normalised) goes into `gradient`, which has `layout.total` elements. Returns that sum,
+    /// nats, `[1]`.
+    pub fn forward_backward(
+        &self,
+        batch: Batch,
+        smoothing: f64,
+        mut ops: Ops,
+        layout: &Layout,
+        gradient: &mut [f32],
+    ) -> Tensor<1> {
+        let loss = self.losses(batch, smoothing, &ops).sum();
+        match ops.take_tape() {
+            None => flat::gradients_into(self, loss.backward(), layout, gradient),
+            Some(tape) => {
+                gradient.fill(0.0);
+                tape.backward(&loss, |gradients| {
+                    flat::add_gradients(self, gradients, layout, gradient);
+                });
+            }
+        }
+        loss.detach()
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ringmaster_model::{Batch, Model, flat, forward_macs};
+use ringmaster_model::{Batch, Model, Ops, cost, flat};
 use ringmaster_proto::spec::{ModelSpec, RunSpec};
 use ringmaster_proto::vocab::{BEGIN, END, PAD};
 
@@ -18,10 +18,14 @@ fn tiny() -> ModelSpec {
 fn small() -> ModelSpec {
     ModelSpec {
         image_size: 16,
+        image_width: 20,
+        image_heads: 2,
+        image_layers: 1,
+        text_width: 28,
+        text_heads: 4,
+        text_layers: 1,
         width: 24,
         heads: 3,
-        image_layers: 1,
-        text_layers: 1,
         tokens: 4,
         fusion_layers: 2,
         decoder_layers: 1,
@@ -156,7 +160,7 @@ fn every_parameter_gets_a_gradient() {
 fn the_loss_of_a_batch_is_the_sum_of_its_examples() {
     let model = Model::new(&small(), 1, &device());
     let each: Vec<f32> = model
-        .losses(Rows::new().batch())
+        .losses(Rows::new().batch(), 0.0, &Ops::inference())
         .into_data()
         .try_into_vec()
         .unwrap();
@@ -175,22 +179,25 @@ fn generation_follows_the_most_likely_token_of_the_full_decoder() {
     let model = Model::new(&spec, 1, &device());
     let batch = Rows::new().batch();
     let (images, text, mask) = (batch.images, batch.text, batch.text_mask);
-    let answers = model.generate(images.clone(), text.clone(), text_mask(&mask), TARGET);
-    let memory = model.memory(images, text, mask);
+    let answers = model.generate(images.clone(), text.clone(), mask.clone(), TARGET);
     for (i, answer) in answers.iter().enumerate() {
         let mut ids = vec![i64::from(BEGIN)];
         ids.extend(answer.iter().map(|&id| i64::from(id)));
         let len = ids.len();
         let input = Tensor::from_data(TensorData::new(ids, [1, len]), &device());
-        let logits = model.decode(input, &memory.clone().narrow(0, i, 1));
+        let alone = Batch {
+            images: images.clone().narrow(0, i, 1),
+            text: text.clone().narrow(0, i, 1),
+            text_mask: mask.clone().narrow(0, i, 1),
+            input: input.clone(),
+            target: input,
+            weight: Tensor::ones([1, len], &device()),
+        };
+        let logits = model.logits(alone, &Ops::inference());
         let best: Vec<u32> = logits.argmax(2).into_data().iter::<u32>().collect();
         assert_eq!(&best[..answer.len()], &answer[..]);
         assert!(answer.len() == TARGET || best[answer.len()] == END);
     }
-}
-
-fn text_mask(mask: &Tensor<2, burn::tensor::Bool>) -> Tensor<2, burn::tensor::Bool> {
-    mask.clone()
 }
 
 #[test]
@@ -201,7 +208,7 @@ fn the_demonstration_model_is_of_the_promised_size() {
         (2_000_000..=3_000_000).contains(&parameters),
         "{parameters} parameters"
     );
-    let training = 3 * 2 * forward_macs(&spec).total();
+    let training = 3 * 2 * cost(&spec, spec.text_len, spec.target_len).macs();
     assert!(
         training <= 500_000_000,
         "{training} operations per training example"

@@ -2,7 +2,7 @@
 
 use ringmaster_dataset::scenes_corpus::held_out_rows;
 use ringmaster_dataset::{CorpusManifest, DatasetError, Plan, PlanSpec, Store};
-use ringmaster_model::{Model, flat, forward_macs};
+use ringmaster_model::{Model, cost, flat};
 use ringmaster_proto::spec::Validation;
 use ringmaster_proto::{RunSpec, WorldSize, keys};
 use ringmaster_worker::DeviceChoice;
@@ -49,7 +49,8 @@ pub(super) async fn run(
     // One row group stands for all: how long an epoch is depends on their sum alone.
     let plan = Plan::new(row_groups(rows), PlanSpec::from(spec)).map_err(DatasetError::from)?;
     let parameters = parameters(spec)?;
-    let forward = 2.0 * forward_macs(&spec.model).total() as f64 / 1e9;
+    let forward =
+        2.0 * cost(&spec.model, spec.model.text_len, spec.model.target_len).macs() as f64 / 1e9;
     let facts = Facts {
         run: spec.run.name.clone(),
         store: root.url(),

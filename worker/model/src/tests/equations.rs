@@ -4,16 +4,11 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::*;
 use crate::attention::{Attention, Mask};
-use crate::fusion::{GatedFusion, Iteration};
-use crate::layer::{Layer, LayerSize};
+use crate::fusion::GatedFusion;
+use crate::layer::{Layer, LayerSpec};
 use crate::loss::cross_entropy;
+use crate::ops::Ops;
 use crate::resample::Resampler;
-
-const SIZE: LayerSize = LayerSize {
-    width: WIDTH,
-    heads: HEADS,
-    hidden: HIDDEN,
-};
 
 /// How many tokens of each example are real.
 const REAL: [usize; BATCH] = [TOKENS, 4];
@@ -31,7 +26,8 @@ fn key_mask() -> Mask {
 
 #[test]
 fn attention_is_softmax_of_scaled_products_of_real_keys() {
-    let module = random(|init| Attention::new(init, WIDTH, HEADS, 1.0));
+    let module =
+        random(|init| Attention::new(init, LayerSpec::fusion(&spec(&[])).attention(), 1.0));
     // The reference names modules by path; a lone module has the empty one.
     let values = values(&module)
         .into_iter()
@@ -45,12 +41,16 @@ fn attention_is_softmax_of_scaled_products_of_real_keys() {
             reference::attention(&values, "a", inputs, HEADS, |_, j| j < REAL[b])
         })
         .collect();
-    assert_close(module.forward(q, kv, Some(&key_mask())), elements(expected));
+    assert_close(
+        module.forward(q, kv, Some(&key_mask()), &Ops::inference()),
+        elements(expected),
+    );
 }
 
 #[test]
 fn causal_attention_never_sees_later_positions() {
-    let module = random(|init| Attention::new(init, WIDTH, HEADS, 1.0));
+    let module =
+        random(|init| Attention::new(init, LayerSpec::fusion(&spec(&[])).attention(), 1.0));
     let values = values(&module)
         .into_iter()
         .map(|(path, v)| (format!("a.{path}"), v))
@@ -62,67 +62,50 @@ fn causal_attention_never_sees_later_positions() {
         .collect();
     let mask = Mask::causal(TOKENS, &device());
     assert_close(
-        module.forward(x.clone(), x, Some(&mask)),
+        module.forward(x.clone(), x, Some(&mask), &Ops::inference()),
         elements(expected),
     );
 }
 
 #[test]
 fn layer_is_two_pre_norm_residual_branches() {
-    let module = random(|init| Layer::new(init, SIZE, 1.0));
+    let spec = LayerSpec::fusion(&spec(&[]));
+    let module = random(|init| Layer::new(init, spec, 1.0));
     let values = values(&module);
     let (x, rows) = input("x", TOKENS, WIDTH);
     let expected = (0..BATCH)
         .map(|b| reference::layer(&values, "", &rows[b], HEADS, |_, j| j < REAL[b]))
         .collect();
-    assert_close(module.forward(x, Some(&key_mask())), elements(expected));
+    assert_close(
+        module.forward(x, Some(&key_mask()), &Ops::inference()),
+        elements(expected),
+    );
 }
 
 #[test]
 fn resampling_is_equation_2() {
-    let module = random(|init| Resampler::new(init, LATENTS, WIDTH, HEADS));
+    let module = random(|init| Resampler::new(init, &spec(&[])));
     let values = values(&module);
     let (x, rows) = input("x", TOKENS, WIDTH);
     let expected = (0..BATCH)
         .map(|b| reference::resample(&values, &rows[b], HEADS, |_, j| j < REAL[b]))
         .collect();
-    assert_close(module.forward(x, Some(&key_mask())), elements(expected));
+    assert_close(
+        module.forward(x, Some(&key_mask()), &Ops::inference()),
+        elements(expected),
+    );
 }
 
 #[test]
 fn gated_fusion_is_equation_3_as_printed() {
-    let module = random(|init| GatedFusion::new(init, SIZE, HIDDEN + 4, 0.5));
+    let module = random(|init| GatedFusion::new(init, &spec(&[])));
     let values = values(&module);
     let (t, t_rows) = input("t", LATENTS, WIDTH);
     let (f, f_rows) = input("f", LATENTS, WIDTH);
     let expected = (0..BATCH)
         .map(|b| reference::gated_fusion(&values, "", (&t_rows[b], &f_rows[b]), HEADS))
         .collect();
-    assert_close(module.forward(t, f), elements(expected));
-}
-
-#[test]
-fn an_iteration_weighs_transformed_fusion_and_text_as_equation_4() {
-    let spec = super::spec();
-    let module = random(|init| Iteration::new(init, &spec, SIZE));
-    let values = values(&module);
-    let (t, t_rows) = input("t", LATENTS, WIDTH);
-    let (f, f_rows) = input("f", LATENTS, WIDTH);
-    let (a, b) = (values["combine_fused"][0], values["combine_text"][0]);
-    let expected = t_rows
-        .iter()
-        .zip(&f_rows)
-        .map(|(t, f)| {
-            let mut fused = reference::gated_fusion(&values, "fusion", (t, f), HEADS);
-            for i in 0..spec.fusion_layers / spec.iterations {
-                fused =
-                    reference::layer(&values, &format!("layers.{i}"), &fused, HEADS, |_, _| true);
-            }
-            let zero = vec![vec![0.0; WIDTH]; LATENTS];
-            reference::add(&reference::add(&zero, &fused, a), t, b)
-        })
-        .collect();
-    assert_close(module.forward(t, f), elements(expected));
+    assert_close(module.forward(t, f, &Ops::inference()), elements(expected));
 }
 
 #[test]
@@ -142,7 +125,7 @@ fn loss_is_the_weighted_sum_of_negative_log_probabilities() {
     let shape = [BATCH, TOKENS];
     let ids = Tensor::from_data(TensorData::new(ids, shape), &device());
     let weights = Tensor::from_data(TensorData::new(weights, shape), &device());
-    assert_close(cross_entropy(logits, ids, weights), expected);
+    assert_close(cross_entropy(logits, ids, weights, 0.0), expected);
 }
 
 #[test]
@@ -151,7 +134,7 @@ fn loss_stays_finite_where_a_plain_exponential_overflows() {
     let id = |id: i64| Tensor::from_data(TensorData::new(vec![id], [1, 1]), &device());
     let loss = |target| {
         let logits = Tensor::from_data(data.clone(), &device());
-        cross_entropy(logits, id(target), Tensor::ones([1, 1], &device()))
+        cross_entropy(logits, id(target), Tensor::ones([1, 1], &device()), 0.0)
     };
     assert_close(loss(0).add_scalar(1.0), [1.0]);
     assert_close(loss(2), [2000.0]);

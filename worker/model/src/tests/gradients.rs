@@ -5,8 +5,8 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::*;
 use crate::fusion::GatedFusion;
-use crate::layer::LayerSize;
 use crate::loss::cross_entropy;
+use crate::ops::Ops;
 use crate::resample::Resampler;
 
 const STEP: f64 = 1e-5;
@@ -52,16 +52,11 @@ fn assert_gradients(module: &impl Module, loss: Tensor<1>, reference: impl Fn(&V
 
 #[test]
 fn gradients_of_the_fused_block_are_its_slopes() {
-    let size = LayerSize {
-        width: WIDTH,
-        heads: HEADS,
-        hidden: HIDDEN,
-    };
-    let module = random(|init| GatedFusion::new(init, size, HIDDEN, 0.5));
+    let module = random(|init| GatedFusion::new(init, &spec(&[])));
     let (t, t_rows) = input("t", LATENTS, WIDTH);
     let (f, f_rows) = input("f", LATENTS, WIDTH);
     let (weights, rows) = readout(LATENTS);
-    let loss = (module.forward(t, f) * weights).sum();
+    let loss = (module.forward(t, f, &Ops::inference()) * weights).sum();
     assert_gradients(&module, loss, |values| {
         let output =
             |b: usize| reference::gated_fusion(values, "", (&t_rows[b], &f_rows[b]), HEADS);
@@ -71,10 +66,10 @@ fn gradients_of_the_fused_block_are_its_slopes() {
 
 #[test]
 fn gradients_of_the_resampler_are_its_slopes() {
-    let module = random(|init| Resampler::new(init, LATENTS, WIDTH, HEADS));
+    let module = random(|init| Resampler::new(init, &spec(&[])));
     let (x, x_rows) = input("x", TOKENS, WIDTH);
     let (weights, rows) = readout(LATENTS);
-    let loss = (module.forward(x, None) * weights).sum();
+    let loss = (module.forward(x, None, &Ops::inference()) * weights).sum();
     assert_gradients(&module, loss, |values| {
         let output = |b: usize| reference::resample(values, &x_rows[b], HEADS, |_, _| true);
         (0..BATCH).map(|b| dot(&output(b), &rows[b])).sum()
@@ -94,7 +89,7 @@ fn gradient_of_the_loss_is_its_slope() {
     let weights: Vec<f32> = weight.iter().map(|&w| w as f32).collect();
     let ids = Tensor::from_data(TensorData::new(ids, shape), &device());
     let weights = Tensor::from_data(TensorData::new(weights, shape), &device());
-    let loss = cross_entropy(logits.clone(), ids, weights).sum();
+    let loss = cross_entropy(logits.clone(), ids, weights, 0.0).sum();
     let mut slopes = Vec::new();
     for (b, example) in rows.iter_mut().enumerate() {
         let range = b * TOKENS..(b + 1) * TOKENS;

@@ -17,7 +17,6 @@ use reference::{Matrix, Values};
 /// Sizes that differ from each other, so that a wrong dimension shows.
 const WIDTH: usize = 12;
 const HEADS: usize = 3;
-const HIDDEN: usize = 20;
 const LATENTS: usize = 5;
 const TOKENS: usize = 7;
 const BATCH: usize = 2;
@@ -26,14 +25,19 @@ fn device() -> Device {
     Device::flex().autodiff()
 }
 
-/// Sizes for what is built from a spec.
-fn spec() -> ModelSpec {
-    let sets = [
+/// A small spec in which every size differs, with what `sets` say on top.
+fn spec(sets: &[&str]) -> ModelSpec {
+    let small = [
+        "model.width=12",
+        "model.heads=3",
+        "model.mlp_width=20",
+        "model.fusion_mlp_width=24",
+        "model.tokens=5",
         "model.iterations=2",
         "model.fusion_layers=4",
-        "model.fusion_mlp_width=16",
     ];
-    RunSpec::parse("", &sets.map(String::from)).unwrap().model
+    let sets: Vec<String> = small.iter().chain(sets).map(|s| s.to_string()).collect();
+    RunSpec::parse("", &sets).unwrap().model
 }
 
 /// A module whose parameters are all drawn at random, those that start at constants too.
