@@ -1,107 +1,167 @@
 //! Gradients against central finite differences of the reference, in f64.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
+use super::fusions::TOKEN_LEARNERS;
+use super::layers::Targets;
+use super::reference::{self, Parameters, fusion};
 use super::*;
 use crate::fusion::GatedFusion;
 use crate::loss::cross_entropy;
 use crate::ops::Ops;
 use crate::resample::Resampler;
+use crate::token_learner::{SpatialLearner, TextLearner};
 
 const STEP: f64 = 1e-5;
 
-/// Fixed weights that make one number of a module's output.
-fn readout(rows: usize) -> (Tensor<3>, Vec<Matrix>) {
-    input("readout", rows, WIDTH)
+/// The slope of `f` at 0.
+fn slope(f: impl Fn(f64) -> f64) -> f64 {
+    (f(STEP) - f(-STEP)) / (2.0 * STEP)
 }
 
-fn dot(a: &Matrix, b: &Matrix) -> f64 {
-    a.iter()
-        .flatten()
-        .zip(b.iter().flatten())
-        .map(|(a, b)| a * b)
-        .sum()
+/// Compares gradients with slopes, within 1e-4 of the largest slope.
+#[track_caller]
+fn assert_slopes(name: &str, gradient: &[f32], slope: impl Fn(usize) -> f64) {
+    let slopes: Vec<f64> = (0..gradient.len()).map(slope).collect();
+    let largest = slopes.iter().fold(1e-3, |max: f64, x| max.max(x.abs()));
+    for (i, (a, e)) in gradient.iter().zip(slopes).enumerate() {
+        let error = (f64::from(*a) - e).abs() / largest;
+        assert!(error <= 1e-4, "{name} {i}: {a} instead of {e}");
+    }
 }
 
-/// Compares the gradient of every parameter of `module` with the slope of `reference`.
-fn assert_gradients(module: &impl Module, loss: Tensor<1>, reference: impl Fn(&Values) -> f64) {
-    let layout = flat::layout(module);
-    let mut actual = vec![0.0; layout.total];
-    flat::gradients_into(module, loss.backward(), &layout, &mut actual);
-    let mut values = values(module);
+/// Compares the gradients of every parameter and of every input of `module`, which has inputs of
+/// `rows` tokens, with the slopes of `reference`, which is given parameters, inputs and the number of
+/// the example. Fixed weights make one number of the output.
+#[track_caller]
+fn assert_gradients<M: Module, const N: usize>(
+    module: M,
+    rows: [usize; N],
+    forward: impl Fn(&M, [Tensor<3>; N]) -> Tensor<3>,
+    reference: impl Fn(&Parameters, [&Matrix; N], usize) -> Matrix,
+) {
+    let given = |n: usize| input(&format!("input {n}"), rows[n], WIDTH);
+    let tensors: [Tensor<3>; N] = std::array::from_fn(|n| given(n).0.require_grad());
+    let inputs: [Vec<Matrix>; N] = std::array::from_fn(|n| given(n).1);
+    let (weights, weight_rows) = input("readout", LATENTS, WIDTH);
+
+    let output = forward(&module, tensors.clone());
+    let mut gradients = (output * weights).sum().backward();
+    let of_inputs = tensors.map(|x| floats(x.grad_remove(&mut gradients).unwrap()));
+    let layout = flat::layout(&module);
+    let mut of_parameters = vec![0.0; layout.total];
+    flat::gradients_into(&module, gradients, &layout, &mut of_parameters);
+
+    let number = |values: &Values, inputs: &[Vec<Matrix>; N]| -> f64 {
+        let of_example = |b: usize| {
+            let of_example = std::array::from_fn(|n| &inputs[n][b]);
+            let output = reference(&Parameters::of(values), of_example, b);
+            let products = output.iter().flatten().zip(weight_rows[b].iter().flatten());
+            products.map(|(y, w)| y * w).sum::<f64>()
+        };
+        (0..BATCH).map(of_example).sum()
+    };
+    let values = values(&module);
     for slot in &layout.slots {
-        let mut expected = Vec::with_capacity(slot.len);
-        for i in 0..slot.len {
-            let at = values[&slot.path][i];
-            let mut side = |offset: f64| {
-                values.get_mut(&slot.path).unwrap()[i] = at + offset;
-                reference(&values)
-            };
-            expected.push((side(STEP) - side(-STEP)) / (2.0 * STEP));
-            values.get_mut(&slot.path).unwrap()[i] = at;
-        }
-        let largest = expected.iter().fold(1e-3, |max: f64, x| max.max(x.abs()));
-        for (i, e) in expected.iter().enumerate() {
-            let a = f64::from(actual[slot.offset + i]);
-            let error = (a - e).abs() / largest;
-            assert!(error <= 1e-4, "{} {i}: {a} instead of {e}", slot.path);
-        }
+        let gradient = &of_parameters[slot.offset..slot.offset + slot.len];
+        assert_slopes(&slot.path, gradient, |i| {
+            slope(|offset| {
+                let mut values = values.clone();
+                values.get_mut(&slot.path).unwrap()[i] += offset;
+                number(&values, &inputs)
+            })
+        });
+    }
+    for (n, gradient) in of_inputs.iter().enumerate() {
+        assert_slopes(&format!("input {n}"), gradient, |i| {
+            let (b, row) = (i / WIDTH / rows[n], i / WIDTH % rows[n]);
+            slope(|offset| {
+                let mut inputs = inputs.clone();
+                inputs[n][b][row][i % WIDTH] += offset;
+                number(&values, &inputs)
+            })
+        });
     }
 }
 
 #[test]
-fn gradients_of_the_fused_block_are_its_slopes() {
-    let module = random(|init| GatedFusion::new(init, &spec(&[])));
-    let (t, t_rows) = input("t", LATENTS, WIDTH);
-    let (f, f_rows) = input("f", LATENTS, WIDTH);
-    let (weights, rows) = readout(LATENTS);
-    let loss = (module.forward(t, f, &Ops::inference()) * weights).sum();
-    assert_gradients(&module, loss, |values| {
-        let output =
-            |b: usize| reference::gated_fusion(values, "", (&t_rows[b], &f_rows[b]), HEADS);
-        (0..BATCH).map(|b| dot(&output(b), &rows[b])).sum()
-    });
+fn gradients_of_the_fused_block_and_its_variants_are_its_slopes() {
+    let variants: [&[&str]; 6] = [
+        &[],
+        &["model.skip=T"],
+        &["model.gating=false"],
+        &["model.fuse_self_attn=true"],
+        &["model.activation=gelu"],
+        &[
+            "model.skip=T",
+            "model.fuse_self_attn=true",
+            "model.activation=gelu",
+        ],
+    ];
+    for sets in variants {
+        let spec = spec(sets);
+        assert_gradients(
+            random(|init| GatedFusion::new(init, &spec)),
+            [LATENTS, LATENTS],
+            |module, [t, f]| module.forward(t, f, &Ops::inference()),
+            |p, [t, f], _| fusion::gated(p, &spec, t, f),
+        );
+    }
 }
 
 #[test]
 fn gradients_of_the_resampler_are_its_slopes() {
-    let module = random(|init| Resampler::new(init, &spec(&[])));
-    let (x, x_rows) = input("x", TOKENS, WIDTH);
-    let (weights, rows) = readout(LATENTS);
-    let loss = (module.forward(x, None, &Ops::inference()) * weights).sum();
-    assert_gradients(&module, loss, |values| {
-        let output = |b: usize| reference::resample(values, &x_rows[b], HEADS, |_, _| true);
-        (0..BATCH).map(|b| dot(&output(b), &rows[b])).sum()
-    });
+    for kv_norm in ["model.kv_norm=true", "model.kv_norm=false"] {
+        let spec = spec(&[kv_norm]);
+        assert_gradients(
+            random(|init| Resampler::new(init, &spec)),
+            [TOKENS],
+            |module, [x]| module.forward(x, Some(&key_mask()), &Ops::inference()),
+            |p, [x], b| fusion::resample(p, &spec, x, REAL[b]),
+        );
+    }
+}
+
+#[test]
+fn gradients_of_the_spatial_learner_are_its_slopes() {
+    for token_learner in TOKEN_LEARNERS {
+        let spec = spec(&[token_learner]);
+        assert_gradients(
+            random(|init| SpatialLearner::new(init, &spec)),
+            [VISUAL, VISUAL],
+            |module, [guides, x]| module.forward(guides, x, &Ops::inference()),
+            |p, [guides, x], _| fusion::spatial_learner(p, spec.token_learner, guides, x),
+        );
+    }
+}
+
+#[test]
+fn gradients_of_the_text_learner_are_its_slopes() {
+    assert_gradients(
+        random(|init| TextLearner::new(init, &spec(&[]))),
+        [TOKENS, TOKENS],
+        |module, [guides, x]| module.forward(guides, x, &key_mask(), &Ops::inference()),
+        |p, [guides, x], b| fusion::text_learner(p, guides, x, REAL[b]),
+    );
 }
 
 #[test]
 fn gradient_of_the_loss_is_its_slope() {
-    let (logits, mut rows) = input("logits", TOKENS, WIDTH);
-    let logits = logits.require_grad();
-    let target: Vec<usize> = (0..BATCH * TOKENS).map(|i| i * 5 % WIDTH).collect();
-    let weight: Vec<f64> = (0..BATCH * TOKENS)
-        .map(|i| [1.0, 0.0, 0.5][i % 3])
-        .collect();
-    let shape = [BATCH, TOKENS];
-    let ids: Vec<i64> = target.iter().map(|&id| id as i64).collect();
-    let weights: Vec<f32> = weight.iter().map(|&w| w as f32).collect();
-    let ids = Tensor::from_data(TensorData::new(ids, shape), &device());
-    let weights = Tensor::from_data(TensorData::new(weights, shape), &device());
-    let loss = cross_entropy(logits.clone(), ids, weights, 0.0).sum();
-    let mut slopes = Vec::new();
-    for (b, example) in rows.iter_mut().enumerate() {
-        let range = b * TOKENS..(b + 1) * TOKENS;
-        for i in 0..TOKENS * WIDTH {
-            let at = example[i / WIDTH][i % WIDTH];
-            let mut side = |offset: f64| {
-                example[i / WIDTH][i % WIDTH] = at + offset;
-                reference::cross_entropy(example, &target[range.clone()], &weight[range.clone()])
-            };
-            slopes.push((side(STEP) - side(-STEP)) / (2.0 * STEP));
-            example[i / WIDTH][i % WIDTH] = at;
-        }
+    for smoothing in [0.0, 0.1] {
+        let (logits, rows) = input("logits", TOKENS, WIDTH);
+        let logits = logits.require_grad();
+        let targets = Targets::new(TOKENS, WIDTH);
+        let loss = cross_entropy(logits.clone(), targets.ids, targets.weights, smoothing).sum();
+        let gradient = logits.grad(&loss.backward()).unwrap();
+        assert_slopes("logits", &floats(gradient), |i| {
+            let (b, row) = (i / WIDTH / TOKENS, i / WIDTH % TOKENS);
+            let (ids, weights) = &targets.of_example[b];
+            slope(|offset| {
+                let mut rows = rows[b].clone();
+                rows[row][i % WIDTH] += offset;
+                reference::cross_entropy(&rows, ids, weights, smoothing)
+            })
+        });
     }
-    assert_close(logits.grad(&loss.backward()).unwrap(), slopes);
 }
