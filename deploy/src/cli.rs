@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, checkpoint, coordinator, corpus, render, status, submit, train, watch, worker,
+    bench, checkpoint, coordinator, corpus, flops, render, status, submit, train, watch, worker,
 };
 use crate::error::{CliError, Exit};
 use crate::logging::LogFormat;
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     /// List or show what a run has saved
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Count what a model costs: parameters and operations, part by part
+    Flops(flops::FlopsArgs),
     /// Print the Kubernetes manifests of a run and change nothing
     Render(render::KubernetesArgs),
     /// Start a run on Kubernetes
@@ -72,6 +74,7 @@ impl Command {
             Self::Watch(args) => watch::run(args).await,
             Self::Corpus(command) => corpus::run(command).await,
             Self::Checkpoint(command) => checkpoint::run(command).await,
+            Self::Flops(args) => flops::run(args),
             Self::Render(args) => render::run(args),
             Self::Submit(args) => submit::run(args).await,
             Self::Bench(command) => bench::run(command),

@@ -15,6 +15,7 @@ mod run_file;
 mod run_folder;
 mod signals;
 mod supervisor;
+mod svg;
 
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
