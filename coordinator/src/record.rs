@@ -15,6 +15,9 @@ pub struct CorpusFacts {
     pub validation_hash: String,
     /// blake3 of the tokenizer.
     pub tokenizer_hash: String,
+    /// blake3 of the initial parameters; empty if they are drawn from the seed.
+    #[serde(default)]
+    pub init_hash: String,
     /// Length of the run in optimizer updates.
     pub total_steps: u64,
 }

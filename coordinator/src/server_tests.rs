@@ -52,6 +52,7 @@ async fn start(folder: tempfile::TempDir) -> Run {
             corpus_hash: "c".into(),
             validation_hash: String::new(),
             tokenizer_hash: "t".into(),
+            init_hash: String::new(),
             total_steps: 100,
         },
         token: token.clone(),

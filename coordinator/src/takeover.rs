@@ -87,6 +87,11 @@ fn changed(
             &history.corpus.tokenizer_hash,
             &corpus.tokenizer_hash,
         ),
+        (
+            "initial parameters",
+            &history.corpus.init_hash,
+            &corpus.init_hash,
+        ),
     ];
     // A changed key explains a changed hash; only an unexplained one needs words of its own.
     if changes.is_empty() {
@@ -189,6 +194,7 @@ mod tests {
             corpus_hash: "c".into(),
             validation_hash: "v".into(),
             tokenizer_hash: "t".into(),
+            init_hash: String::new(),
             total_steps,
         }
     }

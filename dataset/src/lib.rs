@@ -42,7 +42,7 @@ pub use assign::{efficiency, lanes_of_rank};
 pub use error::DatasetError;
 pub use manifest::{CorpusManifest, Shard};
 pub use plan::{Plan, PlanError, PlanSpec, RowRef};
-pub use store::{Entry, Store, StoreError};
+pub use store::{Entry, Store, StoreError, read_url};
 
 #[cfg(feature = "read")]
 pub use {

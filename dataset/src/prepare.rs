@@ -13,7 +13,7 @@ use crate::manifest::CorpusManifest;
 use crate::plan::{Plan, PlanSpec};
 use crate::rows::Texts;
 use crate::scenes_corpus;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, read_url};
 use crate::tokenizer::Tokenizer;
 
 /// Prefix of a source that names the built-in corpus: `scenes:ROWS`.
@@ -24,6 +24,9 @@ const TOKENIZER_ROWS_MAX: u64 = 20_000;
 
 /// Bytes of text a tokenizer is trained on at most.
 const TOKENIZER_BYTES_MAX: usize = 8 << 20;
+
+/// Largest tokenizer.json that is read.
+const TOKENIZER_FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// Hears how far a long piece of work is.
 pub trait Progress: Send + Sync {
@@ -146,7 +149,8 @@ async fn store_manifest(root: &Store, manifest: &CorpusManifest) -> Result<Strin
     Ok(hash)
 }
 
-/// The given tokenizer, the run's own from before, or a new one. Returns its hash.
+/// The given tokenizer, the run's own from before, that of what it starts from, or a new one.
+/// Returns its hash.
 async fn prepare_tokenizer(
     spec: &RunSpec,
     root: &Store,
@@ -155,16 +159,7 @@ async fn prepare_tokenizer(
 ) -> Result<String, DatasetError> {
     let vocab = spec.model.vocab;
     if let Some(url) = &spec.data.tokenizer {
-        let json = read_url(url).await?;
-        let given = Tokenizer::from_json(&json)?;
-        if given.size() > vocab {
-            let reason = format!("it has {} ids and model.vocab is {vocab}", given.size());
-            return Err(DatasetError::Tokenizer {
-                name: url.clone(),
-                reason,
-            });
-        }
-        return store_tokenizer(root, &json).await;
+        return take_tokenizer(url, vocab, root).await;
     }
     // A run keeps the tokenizer it began with, whatever a later version would train.
     match root.get(keys::TOKENIZER).await {
@@ -175,12 +170,40 @@ async fn prepare_tokenizer(
         Err(error) if error.is_not_found() => {}
         Err(error) => return Err(error.into()),
     }
+    // Trained parameters mean something only with the ids that they were trained with.
+    if let Some(from) = &spec.init.from {
+        return take_tokenizer(&tokenizer_beside(from), vocab, root).await;
+    }
     progress.stage("tokenizer", 0, 1);
     let texts = sample_texts(spec, train).await?;
     let trained = tokio::task::spawn_blocking(move || Tokenizer::train(texts.into_iter(), vocab));
     let trained = trained.await.map_err(|_| DatasetError::LoaderDied)??;
     progress.stage("tokenizer", 1, 1);
     store_tokenizer(root, &trained.to_json()?).await
+}
+
+/// Where a run, an exported folder or an exported file has its tokenizer.
+fn tokenizer_beside(from: &str) -> String {
+    let folder = from.trim_end_matches('/');
+    let folder = match folder.rsplit_once('/') {
+        Some((folder, file)) if file.ends_with(".safetensors") => folder,
+        None if folder.ends_with(".safetensors") => ".",
+        _ => folder,
+    };
+    format!("{folder}/{}", keys::TOKENIZER)
+}
+
+async fn take_tokenizer(url: &str, vocab: usize, root: &Store) -> Result<String, DatasetError> {
+    let json = read_url(url, TOKENIZER_FILE_BYTES_MAX).await?;
+    let given = Tokenizer::from_json(&json)?;
+    if given.size() > vocab {
+        let reason = format!("it has {} ids and model.vocab is {vocab}", given.size());
+        return Err(DatasetError::Tokenizer {
+            name: url.to_owned(),
+            reason,
+        });
+    }
+    store_tokenizer(root, &json).await
 }
 
 async fn store_tokenizer(root: &Store, json: &[u8]) -> Result<String, DatasetError> {
@@ -217,11 +240,4 @@ async fn sample_texts(
         texts.len() / 4,
     ));
     Ok(texts)
-}
-
-/// One object by its URL.
-async fn read_url(url: &str) -> Result<bytes::Bytes, StoreError> {
-    let whole = Store::open(url)?.url();
-    let (folder, name) = whole.rsplit_once('/').unwrap_or((&whole, ""));
-    Store::open(folder)?.get(name).await
 }

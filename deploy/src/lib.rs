@@ -7,6 +7,7 @@ mod commands;
 mod endpoint;
 mod error;
 mod history;
+mod init;
 mod kubernetes;
 mod logging;
 mod output;

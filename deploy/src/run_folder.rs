@@ -20,7 +20,7 @@ pub(crate) const RUNS: &str = "ringmaster-runs";
 const ENDPOINT: &str = "endpoint.json";
 
 /// Everything a run may have in its folder; `clear` refuses to touch a folder with anything else.
-pub(crate) const KNOWN: [&str; 10] = [
+pub(crate) const KNOWN: [&str; 11] = [
     ENDPOINT,
     "token",
     "metrics.jsonl",
@@ -29,6 +29,7 @@ pub(crate) const KNOWN: [&str; 10] = [
     // Where the store's conditional writes are tried out.
     "probe",
     keys::SCENES,
+    keys::INIT,
     keys::TOKENIZER,
     keys::JOURNAL,
     keys::CHECKPOINTS,

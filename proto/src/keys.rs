@@ -25,6 +25,19 @@ pub const TOKENIZER: &str = "tokenizer.json";
 /// Folder of the built-in scenes corpus of a run.
 pub const SCENES: &str = "scenes";
 
+/// Folder of what a run with `[init]` starts from.
+pub const INIT: &str = "init";
+
+/// The initial parameters whose blake3 is `hash`.
+pub fn initial_parameters(hash: &str) -> String {
+    format!("{INIT}/parameters-{hash}.safetensors")
+}
+
+/// What was made of the `[init]` whose blake3 is `identity`.
+pub fn initial_record(identity: &str) -> String {
+    format!("{INIT}/record-{identity}.json")
+}
+
 /// Folder of one checkpoint.
 pub fn checkpoint(generation: Generation, step: Step, digest: &str) -> String {
     let digest = digest.get(..16).unwrap_or(digest);

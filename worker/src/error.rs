@@ -48,6 +48,32 @@ pub enum WorkerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A checkpoint cannot be exported there.
+    #[error("export to {out}: {reason}")]
+    Export {
+        /// URL of the folder.
+        out: String,
+        /// What is in the way, and what to do.
+        reason: String,
+    },
+    /// `[init]` names something a run cannot start from.
+    #[error("{key} = {value:?}: {reason}")]
+    Init {
+        /// The key of the run file.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong, and what would work.
+        reason: String,
+    },
+    /// What was made of `[init]` is no longer as it was made.
+    #[error("initial parameters {key}: {reason}; restore the store, or start over with --fresh")]
+    Initial {
+        /// Object that was read.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The corpus is worse than the run file tolerates.
     #[error(
         "{bad} rows were refused by their content, more than data.max_bad_fraction = {limit} of the \
@@ -79,8 +105,11 @@ impl WorkerError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Coordinator { kind, .. } => *kind,
-            Self::RunFailed(_) | Self::Checkpoint { .. } | Self::BadRows { .. } => ErrorKind::Data,
-            Self::Device { .. } => ErrorKind::Invalid,
+            Self::RunFailed(_)
+            | Self::Checkpoint { .. }
+            | Self::Initial { .. }
+            | Self::BadRows { .. } => ErrorKind::Data,
+            Self::Device { .. } | Self::Export { .. } | Self::Init { .. } => ErrorKind::Invalid,
             Self::Dataset(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Ring(_) => ErrorKind::Retry,

@@ -94,21 +94,41 @@ pub(crate) async fn prepare(
     };
     let listener = RingListener::bind(SocketAddr::new(options.ring_bind, 0))?;
     let runtime = tokio::runtime::Handle::current();
-    let build = move || build(spec, corpus, root, &options, listener, held_out, runtime);
+    let opened = Opened {
+        spec,
+        root,
+        init_hash: welcome.init_hash,
+        corpus,
+        held_out,
+    };
+    let build = move || build(opened, &options, listener, runtime);
     tokio::task::spawn_blocking(build)
         .await
         .map_err(|error| WorkerError::Internal(format!("building the model: {error}")))?
 }
 
-fn build(
+/// What the store holds of the run.
+struct Opened {
     spec: RunSpec,
-    corpus: Corpus,
     root: Store,
+    init_hash: String,
+    corpus: Corpus,
+    held_out: Vec<ringmaster_dataset::Example>,
+}
+
+fn build(
+    opened: Opened,
     options: &WorkerOptions,
     listener: RingListener,
-    held_out: Vec<ringmaster_dataset::Example>,
     runtime: tokio::runtime::Handle,
 ) -> Result<Prepared, WorkerError> {
+    let Opened {
+        spec,
+        root,
+        init_hash,
+        corpus,
+        held_out,
+    } = opened;
     let device = options.device.resolve()?;
     let spec = Arc::new(spec);
     let trainer = Trainer::new(Arc::clone(&spec), corpus.total_steps, &device);
@@ -122,6 +142,7 @@ fn build(
         spec,
         corpus: Arc::new(corpus),
         root,
+        init_hash,
         token: options.token.clone(),
         listener,
         trainer,

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::Sender;
 use crate::feeder::Feeder;
 use crate::sample::Sampler;
 use crate::trainer::{Membership, Trainer};
-use crate::{WorkerError, checkpoint, recovery};
+use crate::{WorkerError, checkpoint, init, recovery};
 
 /// What the agent asks of the trainer thread.
 pub(crate) enum Command {
@@ -49,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) spec: Arc<RunSpec>,
     pub(crate) corpus: Arc<Corpus>,
     pub(crate) root: Store,
+    /// The stored parameters that the run starts from; empty: those of the seed.
+    pub(crate) init_hash: String,
     pub(crate) token: RunToken,
     pub(crate) listener: RingListener,
     pub(crate) trainer: Trainer,
@@ -147,6 +149,10 @@ impl Session {
                 if self.holds_state {
                     // A state of an earlier generation does not survive a start from the seed.
                     trainer.restart();
+                }
+                if !self.init_hash.is_empty() {
+                    let stored = init::load(&self.root, &self.init_hash, &trainer.layout);
+                    trainer.start_from(self.runtime.block_on(stored)?);
                 }
             }
             Origin::Memory if recovery::needs_copy(resume) => {

@@ -93,6 +93,11 @@ impl Trainer {
         self.state = State::initial(flat::parameters(&self.model, &self.layout));
     }
 
+    /// Goes to the state before the first step of a run that starts from `parameters`.
+    pub(crate) fn start_from(&mut self, parameters: Vec<f32>) {
+        self.adopt(State::initial(parameters));
+    }
+
     /// Puts `state` in place of the current one.
     pub(crate) fn adopt(&mut self, state: State) {
         self.state = state;

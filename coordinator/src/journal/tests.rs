@@ -91,6 +91,7 @@ async fn a_run_is_what_its_records_add_up_to() {
         corpus_hash: "c".into(),
         validation_hash: String::new(),
         tokenizer_hash: "t".into(),
+        init_hash: String::new(),
         total_steps,
     };
     let state = |step| Held {

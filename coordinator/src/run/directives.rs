@@ -52,6 +52,7 @@ impl RunMachine {
             corpus_hash: config.corpus.corpus_hash.clone(),
             validation_hash: config.corpus.validation_hash.clone(),
             tokenizer_hash: config.corpus.tokenizer_hash.clone(),
+            init_hash: config.corpus.init_hash.clone(),
             heartbeat_ms: config.timing.heartbeat_ms,
         };
         self.send(worker, Body::Welcome(welcome));

@@ -64,6 +64,16 @@ pub enum StoreError {
         /// What the transport said.
         reason: String,
     },
+    /// More than is read at once.
+    #[error("{url} has {bytes} bytes and at most {bytes_max} are read; check the URL")]
+    TooLarge {
+        /// The object.
+        url: String,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
     /// Anything else, with the store's own words.
     #[error("{url}: the store failed: {reason}; try again, or look at the store's own log")]
     Failed {
@@ -100,7 +110,9 @@ impl StoreError {
     /// What to do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound { .. } | Self::MissingBucket { .. } => ErrorKind::Data,
+            Self::NotFound { .. } | Self::MissingBucket { .. } | Self::TooLarge { .. } => {
+                ErrorKind::Data
+            }
             Self::AlreadyExists { .. } => ErrorKind::Fenced,
             Self::Unreachable { .. } | Self::Failed { .. } => ErrorKind::Retry,
             Self::Url { .. }

@@ -249,6 +249,23 @@ impl Store {
     }
 }
 
+/// One object by its URL, if it has at most `bytes_max` bytes.
+pub async fn read_url(url: &str, bytes_max: u64) -> Result<Bytes, StoreError> {
+    let whole = Store::open(url)?.url();
+    let (folder, name) = whole.rsplit_once('/').unwrap_or((&whole, ""));
+    let folder = Store::open(folder)?;
+    let bytes = folder.head(name).await?.bytes;
+    if bytes > bytes_max {
+        let url = whole;
+        return Err(StoreError::TooLarge {
+            url,
+            bytes,
+            bytes_max,
+        });
+    }
+    folder.get(name).await
+}
+
 async fn send_pieces(upload: &mut dyn MultipartUpload, bytes: Bytes) -> object_store::Result<()> {
     let mut parts = Vec::new();
     for start in (0..bytes.len()).step_by(PIECE_BYTES as usize) {

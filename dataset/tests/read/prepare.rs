@@ -150,6 +150,36 @@ async fn a_given_tokenizer_must_fit_and_is_then_used() {
 }
 
 #[tokio::test]
+async fn a_run_that_starts_from_another_takes_its_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = folder.path().join("corpus");
+    write_corpus(&corpus, &[20], 4, |id| png(&pixels(id), SIDE, SIDE));
+    let earlier = folder.path().join("earlier");
+    std::fs::create_dir(&earlier).unwrap();
+    let words = (0..50).map(|n: u64| format!("word{n}"));
+    let tokenizer = ringmaster_dataset::Tokenizer::train(words, 400).unwrap();
+    let json = tokenizer.to_json().unwrap();
+    std::fs::write(earlier.join("tokenizer.json"), &json).unwrap();
+    let file = earlier.join("model.safetensors");
+    for (run, from) in [("a", &earlier), ("b", &file)] {
+        let mut spec = spec(&corpus, "", "");
+        spec.init.from = Some(from.to_str().unwrap().to_owned());
+        let root = store(&folder.path().join(run));
+        prepare(&spec, &root, &()).await.unwrap();
+        assert_eq!(root.get("tokenizer.json").await.unwrap(), json);
+    }
+    // It is the run's own from then on; and without one there is nothing to guess.
+    std::fs::remove_file(earlier.join("tokenizer.json")).unwrap();
+    let mut spec = spec(&corpus, "", "");
+    spec.init.from = Some(earlier.to_str().unwrap().to_owned());
+    let root = store(&folder.path().join("a"));
+    prepare(&spec, &root, &()).await.unwrap();
+    let root = store(&folder.path().join("c"));
+    let error = prepare(&spec, &root, &()).await.unwrap_err().to_string();
+    assert!(error.contains("earlier/tokenizer.json"), "{error}");
+}
+
+#[tokio::test]
 async fn a_source_of_impossible_scenes_is_refused_with_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let mut spec = scenes_spec(1);

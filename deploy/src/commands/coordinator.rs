@@ -7,6 +7,7 @@ use clap::Args;
 use ringmaster_coordinator::{CorpusFacts, Options, Outcome, Timing};
 use ringmaster_dataset::{Prepared, Store};
 use ringmaster_proto::auth::RunToken;
+use ringmaster_worker::init::Initial;
 use tokio::net::TcpListener;
 
 use crate::endpoint::{Endpoint, EndpointFile};
@@ -57,6 +58,10 @@ pub(crate) async fn run(args: CoordinatorArgs) -> Result<Exit, CliError> {
     let grpc = bind(args.bind, args.port, "--port").await?;
     let admin = bind(args.bind, args.admin_port, "--admin-port").await?;
     crate::history::history(&spec, &root).await?;
+    let initial = crate::init::prepare(&spec, &root).await?;
+    for line in initial.iter().flat_map(|initial| initial.account.lines()) {
+        tracing::info!("init: {line}");
+    }
     let prepared = ringmaster_dataset::prepare(&spec, &root, &LogStages).await?;
     let endpoint = Endpoint {
         run: spec.run.name.clone(),
@@ -67,7 +72,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> Result<Exit, CliError> {
     let options = Options {
         spec,
         root,
-        corpus: facts(prepared),
+        corpus: facts(prepared, initial),
         token,
         metrics_file: args.metrics_file,
         admin_address: endpoint.admin.clone(),
@@ -111,12 +116,13 @@ fn address(listener: &TcpListener, flag: &str) -> Result<String, CliError> {
     Ok(address.to_string())
 }
 
-/// What the coordinator has to know of the corpus.
-fn facts(prepared: Prepared) -> CorpusFacts {
+/// What the coordinator has to know of corpus and initial parameters.
+fn facts(prepared: Prepared, initial: Option<Initial>) -> CorpusFacts {
     CorpusFacts {
         corpus_hash: prepared.corpus_hash,
         validation_hash: prepared.validation_hash,
         tokenizer_hash: prepared.tokenizer_hash,
+        init_hash: initial.map_or_else(String::new, |initial| initial.hash),
         total_steps: prepared.total_steps,
     }
 }

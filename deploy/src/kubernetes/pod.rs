@@ -74,7 +74,7 @@ pub(super) fn coordinator(spec: &RunSpec, labels: BTreeMap<String, String>) -> P
     container.startup_probe = Some(probe("/healthz", STARTUP_PROBES));
     container.liveness_probe = Some(probe("/healthz", 6));
     container.readiness_probe = Some(probe("/readyz", 3));
-    container.resources = Some(resources("1", "2Gi", 0));
+    container.resources = Some(resources("1", memory(spec), 0));
     let mounts = container.volume_mounts.get_or_insert_default();
     mounts.push(mount("run", RUN_FOLDER, true));
     let run = ConfigMapVolumeSource {
@@ -87,6 +87,14 @@ pub(super) fn coordinator(spec: &RunSpec, labels: BTreeMap<String, String>) -> P
         ..Volume::default()
     };
     template(spec, labels, container, vec![run])
+}
+
+/// What the coordinator needs: little, unless it computes the initial parameters first.
+fn memory(spec: &RunSpec) -> &str {
+    match spec.init.is_empty() {
+        true => "2Gi",
+        false => &spec.kubernetes.memory,
+    }
 }
 
 /// A worker's pod.

@@ -226,11 +226,19 @@ impl TaskSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitSpec {
-    /// The root of a run (its newest checkpoint) or an exported safetensors file. Positions of
-    /// another image size are interpolated.
+    /// The root of a run (its newest checkpoint), an exported folder, or its file
+    /// `model.safetensors`. Positions of another image size are interpolated. Its tokenizer is used
+    /// too unless `data.tokenizer` names one.
     pub from: Option<String>,
     /// Weights of other programs, applied after `from`.
     pub weights: Vec<InitWeights>,
+}
+
+impl InitSpec {
+    /// Whether nothing is named: all parameters are drawn from the seed.
+    pub fn is_empty(&self) -> bool {
+        self.from.is_none() && self.weights.is_empty()
+    }
 }
 
 /// One file of foreign weights.

@@ -44,6 +44,7 @@ pub(super) fn config(overrides: &[&str]) -> Config {
             corpus_hash: "c".into(),
             validation_hash: String::new(),
             tokenizer_hash: "t".into(),
+            init_hash: String::new(),
             total_steps: 100,
         },
         root_url: "memory:///".into(),

@@ -7,6 +7,7 @@ mod report;
 use clap::Args;
 use ringmaster_dataset::{Corpus, Prepared, Store, efficiency, lanes_of_rank};
 use ringmaster_proto::{Rank, RunSpec, Step, WorldSize};
+use ringmaster_worker::init::{Account, Initial};
 use ringmaster_worker::{DeviceChoice, Evaluation};
 
 use crate::error::{CliError, Exit};
@@ -131,17 +132,37 @@ impl Run {
         }
     }
 
-    /// Token, corpus, tokenizer; `None` when a signal came first.
+    /// Token, corpus, tokenizer, initial parameters; `None` when a signal came first.
     async fn prepare(&self, signals: &mut Signals) -> Result<Option<Prepared>, CliError> {
         self.folder.create()?;
         self.folder.ensure_token()?;
         let stages = Stages::new();
-        tokio::select! {
-            prepared = ringmaster_dataset::prepare(&self.spec, &self.root, &stages) => {
-                Ok(Some(prepared?))
-            }
-            () = signals.next() => Ok(None),
+        let prepare = async {
+            let initial = crate::init::prepare(&self.spec, &self.root).await?;
+            let prepared = ringmaster_dataset::prepare(&self.spec, &self.root, &stages).await?;
+            Ok::<_, CliError>((prepared, initial))
+        };
+        let (prepared, initial) = tokio::select! {
+            done = prepare => done?,
+            () = signals.next() => return Ok(None),
+        };
+        drop(stages);
+        if let Some(Initial { account, .. }) = &initial {
+            self.print_account(account);
         }
+        Ok(Some(prepared))
+    }
+
+    fn print_account(&self, account: &Account) {
+        for source in &account.sources {
+            eprintln!("{} parameters from {}", source.taken, source.url);
+        }
+        let log = self.folder.log("coordinator");
+        let seeded = account.seeded.len();
+        eprintln!(
+            "{seeded} parameters drawn from the seed; {} names all",
+            log.display()
+        );
     }
 
     fn print_start(&self, prepared: &Prepared) {

@@ -1,5 +1,7 @@
 //! `ringmaster checkpoint`: what a run has saved; needs no live run.
 
+mod export;
+
 use clap::{Args, Subcommand};
 use ringmaster_dataset::Store;
 use ringmaster_proto::ErrorKind;
@@ -17,6 +19,8 @@ pub(crate) enum CheckpointCommand {
     List(ListArgs),
     /// Show one checkpoint and its parts
     Show(ShowArgs),
+    /// Write one checkpoint for other programs: safetensors, config.json, tokenizer.json
+    Export(export::ExportArgs),
 }
 
 /// Which run.
@@ -57,6 +61,7 @@ pub(crate) async fn run(command: CheckpointCommand) -> Result<Exit, CliError> {
     match command {
         CheckpointCommand::List(args) => list(args).await,
         CheckpointCommand::Show(args) => show(args).await,
+        CheckpointCommand::Export(args) => export::run(args).await,
     }
 }
 
@@ -74,16 +79,7 @@ async fn list(args: ListArgs) -> Result<Exit, CliError> {
 }
 
 async fn show(args: ShowArgs) -> Result<Exit, CliError> {
-    let (root, manifests) = checkpoints(args.of.run.as_deref()).await?;
-    let chosen = |manifest: &CheckpointManifest| args.step.is_none_or(|at| at == manifest.step.0);
-    let manifest = manifests.into_iter().rev().find(chosen).ok_or_else(|| {
-        let which = args
-            .step
-            .map_or_else(|| "any".to_owned(), |step| format!("step {step}"));
-        let thing = format!("checkpoint ({which}) of {}", root.url());
-        let next = "see `ringmaster checkpoint list`";
-        CliError::refused(ErrorKind::Data, thing, "does not exist", next)
-    })?;
+    let (_, manifest) = args.chosen().await?;
     if args.of.output == Output::Json {
         output::json(&manifest);
         return Ok(Exit::Done);
@@ -108,6 +104,23 @@ async fn show(args: ShowArgs) -> Result<Exit, CliError> {
         &manifest.parts.iter().map(row).collect::<Vec<_>>(),
     );
     Ok(Exit::Done)
+}
+
+impl ShowArgs {
+    /// The run's root, and the checkpoint asked for.
+    async fn chosen(&self) -> Result<(Store, CheckpointManifest), CliError> {
+        let (root, manifests) = checkpoints(self.of.run.as_deref()).await?;
+        let chosen = |one: &CheckpointManifest| self.step.is_none_or(|at| at == one.step.0);
+        let manifest = manifests.into_iter().rev().find(chosen).ok_or_else(|| {
+            let which = self
+                .step
+                .map_or_else(|| "any".to_owned(), |step| format!("step {step}"));
+            let thing = format!("checkpoint ({which}) of {}", root.url());
+            let next = "see `ringmaster checkpoint list`";
+            CliError::refused(ErrorKind::Data, thing, "does not exist", next)
+        })?;
+        Ok((root, manifest))
+    }
 }
 
 async fn checkpoints(run: Option<&str>) -> Result<(Store, Vec<CheckpointManifest>), CliError> {

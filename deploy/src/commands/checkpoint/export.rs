@@ -1,0 +1,50 @@
+//! `ringmaster checkpoint export`: one checkpoint as a folder for other programs.
+
+use clap::Args;
+use ringmaster_dataset::Store;
+use ringmaster_proto::{ErrorKind, RunSpec};
+use ringmaster_worker::export;
+
+use super::ShowArgs;
+use crate::error::{CliError, Exit};
+use crate::output::{self, Output};
+
+/// Which checkpoint, and where to.
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    which: ShowArgs,
+    /// Folder or URL that is written: model.safetensors, config.json and tokenizer.json
+    #[arg(long, value_name = "FOLDER")]
+    out: String,
+}
+
+/// Writes the folder and says what is in it.
+pub(super) async fn run(args: ExportArgs) -> Result<Exit, CliError> {
+    let (root, manifest) = args.which.chosen().await?;
+    let history = ringmaster_coordinator::history(&root)
+        .await?
+        .ok_or_else(|| {
+            let reason = "has checkpoints and no journal";
+            CliError::refused(ErrorKind::Data, root.url(), reason, "restore the journal")
+        })?;
+    let spec = RunSpec::from_canonical(&history.spec_json)?;
+    let out = Store::open(&args.out)?;
+    let config = export::export(&spec, &root, &manifest, &out).await?;
+    if args.which.of.output == Output::Json {
+        output::json(&config);
+        return Ok(Exit::Done);
+    }
+    let lines = [
+        ("run", config.run),
+        ("step", config.step.to_string()),
+        ("digest", config.digest),
+        ("parameters", output::count(config.parameters as u64)),
+        ("model", config.model_blake3),
+        ("folder", out.url()),
+    ];
+    for (name, value) in lines {
+        output::line(&format!("{name:<11} {value}"));
+    }
+    Ok(Exit::Done)
+}
