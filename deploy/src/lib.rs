@@ -17,6 +17,7 @@ mod run_folder;
 mod signals;
 mod supervisor;
 mod svg;
+mod usage;
 
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;

@@ -98,6 +98,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> Result<Exit, CliError> {
         finished,
         step: step.0,
         digest,
+        peak_memory_bytes: None,
     });
     Ok(if finished { Exit::Done } else { Exit::Stopped })
 }

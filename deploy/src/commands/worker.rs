@@ -11,6 +11,8 @@ use ulid::Ulid;
 
 use crate::error::{CliError, Exit};
 use crate::signals::{self, Signals};
+use crate::supervisor::WorkerEnd;
+use crate::{output, usage};
 
 /// Arguments of `worker`; everything else comes from the coordinator.
 #[derive(Args, Debug)]
@@ -35,7 +37,8 @@ pub(crate) struct WorkerArgs {
     exit_with_parent: bool,
 }
 
-/// Serves one run until it ends; SIGTERM leaves at a step boundary.
+/// Serves one run until it ends; SIGTERM leaves at a step boundary. Prints one line of JSON: what it
+/// cost.
 pub(crate) async fn run(args: WorkerArgs) -> Result<Exit, CliError> {
     if args.exit_with_parent {
         signals::exit_with_parent();
@@ -49,7 +52,10 @@ pub(crate) async fn run(args: WorkerArgs) -> Result<Exit, CliError> {
         device: args.device,
     };
     let left_early = shutdown.clone();
-    match ringmaster_worker::run(options, shutdown).await? {
+    let outcome = ringmaster_worker::run(options, shutdown).await?;
+    let peak_memory_bytes = usage::peak_memory_bytes();
+    output::json(&WorkerEnd { peak_memory_bytes });
+    match outcome {
         WorkerOutcome::Finished => Ok(Exit::Done),
         WorkerOutcome::Stopped => Ok(Exit::Stopped),
         // Asked to go by its host, the worker may be started again elsewhere; asked to go by the

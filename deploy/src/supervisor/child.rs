@@ -22,6 +22,8 @@ pub(crate) struct Launch {
     pub(crate) env: Vec<(&'static str, String)>,
     /// Its log; appended to.
     pub(crate) log: PathBuf,
+    /// Its working directory, if not ours.
+    pub(crate) folder: Option<PathBuf>,
     /// Whether its standard output is ours to read; otherwise it goes to the log.
     pub(crate) read_stdout: bool,
 }
@@ -63,7 +65,11 @@ impl Launch {
         } else {
             copy()?.into()
         };
-        let mut process = Command::new(&program)
+        let mut command = Command::new(&program);
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        let mut process = command
             .args(&self.args)
             .envs(self.env)
             .stdin(Stdio::piped())

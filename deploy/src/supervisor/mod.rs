@@ -4,12 +4,12 @@
 //! for deadlines, and decides at once. Whatever way it ends, no child outlives it: each child ends
 //! when its standard input closes, and what is left is killed before [`Supervisor::run`] returns.
 
-mod child;
+pub(crate) mod child;
 mod restarts;
 mod topology;
 mod watcher;
 
-pub(crate) use self::topology::Topology;
+pub(crate) use self::topology::{THREADS, Topology};
 pub(crate) use self::watcher::watch;
 
 use std::process::ExitStatus;
@@ -51,6 +51,16 @@ pub(crate) struct RunEnd {
     pub(crate) step: u64,
     /// Digest of the state after them.
     pub(crate) digest: String,
+    /// Most memory of any worker, which they say themselves; none that was killed does.
+    #[serde(skip)]
+    pub(crate) peak_memory_bytes: Option<u64>,
+}
+
+/// What a worker cost; its last line on stdout.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct WorkerEnd {
+    /// Most resident memory it had.
+    pub(crate) peak_memory_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +101,7 @@ pub(crate) struct Supervisor {
     endpoint: Endpoint,
     step: Step,
     kill_at: Option<Step>,
+    peak_memory_bytes: Option<u64>,
     result: Option<Result<RunEnd, CliError>>,
 }
 
@@ -148,6 +159,7 @@ impl Supervisor {
             endpoint,
             step: Step(0),
             kill_at: topology.kill_one_at,
+            peak_memory_bytes: None,
             result: None,
             topology,
         };
@@ -164,8 +176,9 @@ impl Supervisor {
         let started = launch.start()?;
         self.slots[slot].starts += 1;
         self.slots[slot].leash = Some(started.leash);
+        let lines = started.stdout.map(|stdout| BufReader::new(stdout).lines());
         self.exits
-            .spawn(wait(Role::Worker(slot), started.process, None));
+            .spawn(wait(Role::Worker(slot), started.process, lines));
         Ok(())
     }
 
@@ -194,7 +207,12 @@ impl Supervisor {
                 _ = tick.tick() => progress.tick(),
             }
         }
-        self.result.take().transpose()
+        let peak_memory_bytes = self.peak_memory_bytes;
+        let end = self.result.take().transpose()?;
+        Ok(end.map(|end| RunEnd {
+            peak_memory_bytes,
+            ..end
+        }))
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -227,7 +245,13 @@ impl Supervisor {
         let status = exited.status.map_err(lost)?;
         match exited.role {
             Role::Coordinator => self.coordinator_exited(status, exited.last_line),
-            Role::Worker(slot) => self.worker_exited(slot, status, progress)?,
+            Role::Worker(slot) => {
+                let said = exited.last_line.as_deref().map(serde_json::from_str);
+                if let Some(Ok(WorkerEnd { peak_memory_bytes })) = said {
+                    self.peak_memory_bytes = self.peak_memory_bytes.max(peak_memory_bytes);
+                }
+                self.worker_exited(slot, status, progress)?;
+            }
         }
         Ok(())
     }

@@ -9,6 +9,9 @@ use crate::logging::LogFormat;
 use crate::run_file::RunFile;
 use crate::run_folder::RunFolder;
 
+/// Variable that sets how many threads a process computes with.
+pub(crate) const THREADS: &str = "RAYON_NUM_THREADS";
+
 /// What runs where.
 pub(crate) struct Topology {
     /// The run, as every child loads it.
@@ -45,6 +48,7 @@ impl Topology {
             role,
             args,
             env: Vec::new(),
+            folder: None,
             read_stdout: true,
         }
     }
@@ -67,14 +71,19 @@ impl Topology {
         args.extend(["--log-format".into(), self.log_format.as_str().into()]);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / self.workers.max(1) as usize).max(1);
-        let env = vec![("RAYON_NUM_THREADS", threads.to_string())];
+        // Who set a number meant it for the workers, who inherit it.
+        let env = match std::env::var_os(THREADS) {
+            Some(_) => Vec::new(),
+            None => vec![(THREADS, threads.to_string())],
+        };
         let log = folder.log(&format!("worker-{slot}"));
         Launch {
             log,
             role,
             args,
             env,
-            read_stdout: false,
+            folder: None,
+            read_stdout: true,
         }
     }
 }

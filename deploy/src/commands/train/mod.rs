@@ -16,10 +16,10 @@ use crate::output::{self, Output};
 use crate::progress::{Progress, Stages};
 use crate::run_file::RunFile;
 use crate::run_folder::RunFolder;
-use crate::signals::Signals;
+use crate::signals::{self, Signals};
 use crate::supervisor::{RunEnd, Supervisor, Topology};
 
-/// Worker processes unless told otherwise.
+/// Worker processes unless told otherwise, or the run needs more.
 const WORKERS: u32 = 2;
 
 /// Arguments of `train`.
@@ -27,7 +27,8 @@ const WORKERS: u32 = 2;
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     run: RunFile,
-    /// Worker processes, at most data.lanes; sets membership.max_workers [default: 2]
+    /// Worker processes, at most data.lanes; sets membership.max_workers [default: 2, or
+    /// membership.min_workers]
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
     /// Check everything, print what would run, and change nothing
@@ -42,6 +43,9 @@ pub(crate) struct TrainArgs {
     /// What to compute on: auto, cpu or cuda:N
     #[arg(long, default_value_t)]
     device: DeviceChoice,
+    /// End at once when standard input closes
+    #[arg(long, hide = true)]
+    exit_with_parent: bool,
     /// Form of the result on stdout
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -59,6 +63,9 @@ struct Run {
 
 /// Trains until the run has ended, then evaluates.
 pub(crate) async fn run(args: TrainArgs, log_format: LogFormat) -> Result<Exit, CliError> {
+    if args.exit_with_parent {
+        signals::exit_with_parent();
+    }
     let run = Run::of(args.run.clone(), args.workers, args.device)?;
     if args.dry_run {
         return dry_run::run(&run.spec, &run.root, run.workers, args.output).await;
@@ -100,13 +107,14 @@ pub(crate) async fn run(args: TrainArgs, log_format: LogFormat) -> Result<Exit, 
         eprintln!("evaluation skipped; the run itself is finished");
         return Ok(Exit::Stopped);
     };
-    report::finished(&run.folder, &run.root, &evaluation, args.output).await
+    report::finished(&run.folder, &run.root, &evaluation, &end, args.output)
 }
 
 impl Run {
     fn of(file: RunFile, workers: Option<u32>, device: DeviceChoice) -> Result<Self, CliError> {
         let asked = file.load()?;
-        let workers = workers.unwrap_or(WORKERS.min(asked.data.lanes));
+        let fewest = asked.membership.min_workers;
+        let workers = workers.unwrap_or(WORKERS.min(asked.data.lanes).max(fewest));
         let file = file.with("membership.max_workers", workers);
         let spec = file.load()?;
         let root = Store::open(&spec.run.store)?.child(&spec.run.name);

@@ -1,5 +1,10 @@
 //! What `train` says at the end.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use ringmaster_coordinator::StepLine;
 use ringmaster_coordinator::record::Held;
 use ringmaster_dataset::Store;
 use ringmaster_proto::checkpoint::CheckpointManifest;
@@ -11,6 +16,7 @@ use crate::error::{CliError, Exit};
 use crate::output::{self, Output};
 use crate::run_folder::RunFolder;
 use crate::supervisor::RunEnd;
+use crate::usage;
 
 /// The checkpoint that holds the state a run ended with.
 pub(super) async fn checkpoint_of(
@@ -27,10 +33,11 @@ pub(super) async fn checkpoint_of(
 }
 
 /// A finished run with its numbers: where everything is, and how to remove it.
-pub(super) async fn finished(
+pub(super) fn finished(
     folder: &RunFolder,
     root: &Store,
     evaluation: &Evaluation,
+    end: &RunEnd,
     output: Output,
 ) -> Result<Exit, CliError> {
     let path = folder.path().display();
@@ -48,10 +55,53 @@ pub(super) async fn finished(
     eprintln!("logs         {path}/logs");
     eprintln!("the folder holds {size}; remove it with: rm -r {path}");
     match output {
-        Output::Json => output::json(evaluation),
+        Output::Json => output::json(&Finished {
+            evaluation,
+            cost: Cost::of(folder, end),
+        }),
         Output::Table => print_numbers(evaluation),
     }
     Ok(Exit::Done)
+}
+
+/// The result of a finished run; its field names are a contract.
+#[derive(Debug, Serialize)]
+struct Finished<'a> {
+    #[serde(flatten)]
+    evaluation: &'a Evaluation,
+    #[serde(flatten)]
+    cost: Cost,
+}
+
+/// What a run cost; absent where it is not known.
+#[derive(Debug, Default, Serialize)]
+struct Cost {
+    /// Most resident memory of any worker.
+    peak_memory_bytes: Option<u64>,
+    /// Rows fed forward per second in the median step of the run.
+    examples_per_second: Option<f64>,
+    /// Processor time of this command and all its processes, evaluation included.
+    core_seconds: Option<f64>,
+}
+
+impl Cost {
+    fn of(folder: &RunFolder, end: &RunEnd) -> Self {
+        Self {
+            peak_memory_bytes: end.peak_memory_bytes,
+            examples_per_second: examples_per_second(&folder.metrics()),
+            core_seconds: usage::core_seconds(),
+        }
+    }
+}
+
+/// From `metrics.jsonl`, which has one line per step of the whole run.
+fn examples_per_second(metrics: &Path) -> Option<f64> {
+    let lines = BufReader::new(File::open(metrics).ok()?).lines();
+    let steps = lines.map_while(Result::ok);
+    let steps = steps.filter_map(|line| serde_json::from_str::<StepLine>(&line).ok());
+    let mut rates: Vec<f64> = steps.map(|step| step.rows as f64 / step.seconds).collect();
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied()
 }
 
 fn print_numbers(evaluation: &Evaluation) {
@@ -157,12 +207,36 @@ mod tests {
     fn the_names_of_the_json_are_a_contract() {
         let golden = concat!(
             r#"{"steps":0,"digest":"","exact_match":null,"baseline_exact_match":null,"#,
-            r#""shuffled_exact_match":null,"caption_loss":null,"shuffled_caption_loss":null}"#,
+            r#""shuffled_exact_match":null,"caption_loss":null,"shuffled_caption_loss":null,"#,
+            r#""peak_memory_bytes":null,"examples_per_second":null,"core_seconds":null}"#,
         );
-        assert_eq!(
-            serde_json::to_string(&Evaluation::default()).unwrap(),
-            golden
-        );
+        let finished = Finished {
+            evaluation: &Evaluation::default(),
+            cost: Cost::default(),
+        };
+        assert_eq!(serde_json::to_string(&finished).unwrap(), golden);
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_median_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let line = |rows: u64, seconds: f64| {
+            let done = ringmaster_proto::v1::StepDone {
+                rows,
+                step_seconds: seconds,
+                ..Default::default()
+            };
+            let line = StepLine::new(ringmaster_proto::Generation(1), &done);
+            serde_json::to_string(&line).unwrap()
+        };
+        std::fs::write(
+            &path,
+            [line(64, 0.5), line(64, 100.0), line(32, 2.0)].join("\n"),
+        )
+        .unwrap();
+        assert_eq!(examples_per_second(&path), Some(16.0));
+        assert_eq!(examples_per_second(&folder.path().join("none")), None);
     }
 
     #[test]
@@ -171,6 +245,7 @@ mod tests {
             finished: true,
             step: 9,
             digest: digest.into(),
+            peak_memory_bytes: None,
         };
         assert_eq!(comparison(&end("a"), &end("a"), Output::Json), Exit::Done);
         assert_eq!(
