@@ -114,6 +114,22 @@ pub async fn make(
     Ok(out.put(MARKER, json.into()).await?)
 }
 
+/// Mean size of a row as it is stored, bytes, over the first row group that `seed` draws.
+pub fn row_bytes(seed: u64) -> Result<u64, DatasetError> {
+    let group = Part {
+        folder: TRAIN,
+        number: 0,
+        of: 1,
+        first: 0,
+        rows: GROUP_ROWS as u64,
+    };
+    let encoded = encode_part(group, seed).map_err(|reason| DatasetError::Corrupt {
+        shard: "scenes".to_owned(),
+        reason,
+    })?;
+    Ok(encoded.len() as u64 / group.rows)
+}
+
 /// What the generator draws, in short.
 fn drawn(seed: u64) -> String {
     let mut hasher = blake3::Hasher::new();

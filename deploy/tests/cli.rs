@@ -93,13 +93,6 @@ fn more_workers_than_lanes_are_refused_with_both_keys() {
 #[test]
 fn a_missing_corpus_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let source = r#"data.sources=[{ url = "./nowhere" }]"#;
-    let error = refusal(
-        folder.path(),
-        &["train", "--dry-run", "--set", source],
-        DATA,
-    );
-    assert!(error.contains("nowhere"), "{error}");
     let error = refusal(folder.path(), &["corpus", "inspect", "./nowhere"], DATA);
     assert!(error.contains("nowhere"), "{error}");
 }
@@ -147,8 +140,56 @@ fn a_dry_run_prints_facts_and_writes_nothing() {
     assert_eq!(facts["efficiency"], 1.0);
     let parameters = facts["parameters"].as_u64().unwrap();
     assert!((2_000_000..3_000_000).contains(&parameters), "{parameters}");
-    assert_eq!(facts["state_bytes_per_worker"], parameters * 24);
+    let memory = &facts["worker_memory"];
+    assert_eq!(memory["host_moments_bytes"], parameters * 8);
+    // 24 000 rows and 64 a step.
+    assert_eq!(facts["steps_per_epoch"], 375);
+    assert_eq!(facts["epochs"], 2400.0 / 375.0);
+    let each = facts["read_bytes_per_epoch"].as_u64().unwrap();
+    let all = facts["read_bytes_in_all"].as_u64().unwrap();
+    assert_eq!(all, each * 32 / 5, "6.4 epochs");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_dry_run_says_what_needs_no_corpus_where_the_corpus_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = r#"data.sources=[{ url = "./nowhere" }]"#;
+    let args = ["train", "--dry-run", "--output", "json", "--set", source];
+    let output = ringmaster(folder.path(), &args);
+    assert_eq!(output.status.code(), Some(DATA));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error: ") && stderr.contains("nowhere"));
+    let facts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(facts["parameters"].as_u64().unwrap() > 0);
+    assert_eq!(facts["total_steps"], 2400, "the run file says it");
+    for unknown in ["rows", "steps_per_epoch", "epochs", "read_bytes_in_all"] {
+        assert_eq!(facts[unknown], serde_json::Value::Null, "{unknown}");
+    }
+}
+
+#[test]
+fn the_dry_run_of_a_corpus_is_that_of_its_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = "corpus make --out c --rows 640 --held-out 512";
+    assert!(
+        ringmaster(folder.path(), &make.split(' ').collect::<Vec<_>>())
+            .status
+            .success()
+    );
+    let of = |source: &str| -> serde_json::Value {
+        let source = format!("data.sources=[{{ url = \"{source}\" }}]");
+        let args = ["train", "--dry-run", "--output", "json", "--set", &source];
+        let validation = ["--set", "data.validation=0"];
+        let output = ringmaster(folder.path(), &[&args[..], &validation].concat());
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (made, drawn) = (of("c/train"), of("scenes:640"));
+    assert_eq!(made["rows"], drawn["rows"]);
+    assert_eq!(made["steps_per_epoch"], 10);
+    let bytes = |facts: &serde_json::Value| facts["read_bytes_per_epoch"].as_f64().unwrap();
+    let ratio = bytes(&drawn) / bytes(&made);
+    assert!((ratio - 1.0).abs() < 0.05, "{ratio}");
 }
 
 #[test]

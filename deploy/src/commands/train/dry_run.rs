@@ -1,39 +1,51 @@
 //! `train --dry-run`: checks what a run needs and prints what it would be.
+//!
+//! What needs no corpus is printed even where store or sources cannot be reached; the command then
+//! ends with that error.
 
-use ringmaster_dataset::scenes_corpus::held_out_rows;
-use ringmaster_dataset::{CorpusManifest, DatasetError, Plan, PlanSpec, Store};
-use ringmaster_model::{Model, cost, flat};
+use ringmaster_dataset::{CorpusManifest, DatasetError, Plan, PlanSpec, Store, scenes_corpus};
+use ringmaster_model::cost;
 use ringmaster_proto::spec::Validation;
 use ringmaster_proto::{RunSpec, WorldSize, keys};
-use ringmaster_worker::DeviceChoice;
 use serde::Serialize;
 
 use super::lanes_line;
+use super::memory::WorkerMemory;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Output};
 
-/// Bytes of training state per parameter: parameter, gradient, two moments (f32), and the
-/// fixed-point sum (i64).
-const STATE_BYTES: u64 = 4 + 4 + 8 + 8;
-
-/// What would run; its field names are a contract.
+/// What would run; its field names are a contract. Null is what only the corpus could tell.
 #[derive(Debug, Serialize)]
 struct Facts {
     run: String,
     store: String,
     parameters: u64,
-    state_bytes_per_worker: u64,
+    /// A multiply-accumulate being two operations.
     forward_gflop_per_example: f64,
     training_gflop_per_example: f64,
-    rows: u64,
-    held_out_rows: u64,
+    /// Of the worker with the most lanes.
+    worker_memory: WorkerMemory,
+    rows: Option<u64>,
+    held_out_rows: Option<u64>,
     global_batch: u64,
-    steps_per_epoch: u64,
-    total_steps: u64,
+    steps_per_epoch: Option<u64>,
+    total_steps: Option<u64>,
+    epochs: Option<f64>,
+    read_bytes_per_epoch: Option<u64>,
+    read_bytes_in_all: Option<u64>,
     workers: u32,
     lanes: u32,
     efficiency: f64,
     identity: String,
+}
+
+/// What the sources hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Rows {
+    train: u64,
+    held_out: u64,
+    /// Of the rows to train on, as they are stored.
+    train_bytes: u64,
 }
 
 /// Reads specs, footers and the store; writes nothing.
@@ -43,60 +55,83 @@ pub(super) async fn run(
     workers: u32,
     output: Output,
 ) -> Result<Exit, CliError> {
-    // The store answers, and lets us read.
-    root.list(keys::JOURNAL).await?;
-    let (rows, held_out) = count_rows(spec).await?;
-    // One row group stands for all: how long an epoch is depends on their sum alone.
-    let plan = Plan::new(row_groups(rows), PlanSpec::from(spec)).map_err(DatasetError::from)?;
-    let parameters = parameters(spec)?;
-    let forward =
-        2.0 * cost(&spec.model, spec.model.text_len, spec.model.target_len).macs() as f64 / 1e9;
-    let facts = Facts {
-        run: spec.run.name.clone(),
-        store: root.url(),
-        parameters,
-        state_bytes_per_worker: parameters * STATE_BYTES,
-        forward_gflop_per_example: forward,
-        training_gflop_per_example: 3.0 * forward,
-        rows,
-        held_out_rows: held_out,
-        global_batch: spec.global_batch(),
-        steps_per_epoch: plan.steps_per_epoch(),
-        total_steps: plan.total_steps(spec),
-        workers,
-        lanes: spec.data.lanes,
-        efficiency: ringmaster_dataset::efficiency(spec.data.lanes, WorldSize(workers)),
-        identity: spec.identity_hash(),
-    };
+    let rows = look(spec, root).await;
+    let known = rows.as_ref().ok().copied();
+    let plan = known.map(|rows| plan(spec, rows)).transpose()?;
+    let facts = Facts::of(spec, root, workers, known.as_ref().zip(plan.as_ref()));
     match output {
         Output::Json => output::json(&facts),
         Output::Table => facts.print(),
     }
-    Ok(Exit::Done)
+    rows.map(|_| Exit::Done)
+}
+
+/// Asks the store whether it answers and lets us read, then the sources what they hold.
+async fn look(spec: &RunSpec, root: &Store) -> Result<Rows, CliError> {
+    root.list(keys::JOURNAL).await?;
+    count_rows(spec).await
+}
+
+/// One row group stands for all: how long an epoch is depends on their sum alone.
+fn plan(spec: &RunSpec, rows: Rows) -> Result<Plan, CliError> {
+    let plan = Plan::new(row_groups(rows.train), PlanSpec::from(spec));
+    Ok(plan.map_err(DatasetError::from)?)
 }
 
 impl Facts {
+    fn of(spec: &RunSpec, root: &Store, workers: u32, known: Option<(&Rows, &Plan)>) -> Self {
+        let model = &spec.model;
+        let counted = cost(model, model.text_len, model.target_len);
+        let forward = 2.0 * counted.macs() as f64 / 1e9;
+        let parameters = counted.parameters();
+        let row_bytes = known.map(|(rows, _)| rows.train_bytes.div_ceil(rows.train.max(1)));
+        let total_steps = known.map(|(_, plan)| plan.total_steps(spec));
+        let total_steps = total_steps.or(spec.run.steps);
+        let steps_per_epoch = known.map(|(_, plan)| plan.steps_per_epoch());
+        let epochs = total_steps.zip(steps_per_epoch);
+        let epochs = epochs.map(|(all, each)| all as f64 / each as f64);
+        let read_bytes_per_epoch = known.map(|(rows, _)| rows.train_bytes);
+        let in_all = |(bytes, epochs)| (bytes as f64 * epochs) as u64;
+        Self {
+            run: spec.run.name.clone(),
+            store: root.url(),
+            parameters,
+            forward_gflop_per_example: forward,
+            training_gflop_per_example: 3.0 * forward,
+            worker_memory: WorkerMemory::of(spec, workers, parameters, row_bytes),
+            rows: known.map(|(rows, _)| rows.train),
+            held_out_rows: known.map(|(rows, _)| rows.held_out),
+            global_batch: spec.global_batch(),
+            steps_per_epoch,
+            total_steps,
+            epochs,
+            read_bytes_per_epoch,
+            read_bytes_in_all: read_bytes_per_epoch.zip(epochs).map(in_all),
+            workers,
+            lanes: spec.data.lanes,
+            efficiency: ringmaster_dataset::efficiency(spec.data.lanes, WorldSize(workers)),
+            identity: spec.identity_hash(),
+        }
+    }
+
     fn print(&self) {
         use output::{bytes, count};
-        let rows = [
+        let unknown = || "unknown without the corpus".to_owned();
+        let or_unknown = |n: Option<u64>, show: fn(u64) -> String| n.map_or_else(unknown, show);
+        let held_out = or_unknown(self.held_out_rows, count);
+        let epochs = self.epochs.map(|n| format!("{n:.2} epochs"));
+        let gflop = |n: f64| format!("{n:.3} GFLOP per example");
+        let mut rows = vec![
             ("run", format!("{} in {}", self.run, self.store)),
             ("parameters", count(self.parameters)),
-            ("state per worker", bytes(self.state_bytes_per_worker)),
-            (
-                "forward",
-                format!("{:.3} GFLOP per example", self.forward_gflop_per_example),
-            ),
-            (
-                "training",
-                format!("{:.3} GFLOP per example", self.training_gflop_per_example),
-            ),
+            ("forward", gflop(self.forward_gflop_per_example)),
+            ("training", gflop(self.training_gflop_per_example)),
+        ];
+        rows.extend(self.worker_memory.lines());
+        rows.extend([
             (
                 "rows",
-                format!(
-                    "{}, {} held out",
-                    count(self.rows),
-                    count(self.held_out_rows)
-                ),
+                format!("{}, held out {held_out}", or_unknown(self.rows, count)),
             ),
             (
                 "global batch",
@@ -104,19 +139,32 @@ impl Facts {
             ),
             (
                 "steps",
-                format!("{}, {} per epoch", self.total_steps, self.steps_per_epoch),
+                format!(
+                    "{}, {} per epoch, {}",
+                    or_unknown(self.total_steps, count),
+                    or_unknown(self.steps_per_epoch, count),
+                    epochs.unwrap_or_else(unknown),
+                ),
+            ),
+            (
+                "read",
+                format!(
+                    "{} per epoch, {} in all",
+                    or_unknown(self.read_bytes_per_epoch, bytes),
+                    or_unknown(self.read_bytes_in_all, bytes),
+                ),
             ),
             ("lanes", lanes_line(self.lanes, self.workers)),
             ("identity", self.identity.clone()),
-        ];
+        ]);
         for (name, value) in rows {
             output::line(&format!("{name:<17} {value}"));
         }
     }
 }
 
-/// Rows to train on and rows held out, from the footers, or as the built-in corpus would have them.
-async fn count_rows(spec: &RunSpec) -> Result<(u64, u64), CliError> {
+/// Rows and their size, from the footers, or as the built-in corpus would have them.
+async fn count_rows(spec: &RunSpec) -> Result<Rows, CliError> {
     let fraction = match spec.data.validation {
         Validation::Fraction(fraction) => fraction,
         Validation::Url(_) => 0.0,
@@ -124,27 +172,29 @@ async fn count_rows(spec: &RunSpec) -> Result<(u64, u64), CliError> {
     let open = async |url: &str, key| {
         CorpusManifest::open(&[url.to_owned()], &spec.data.columns, key, |_, _| {}).await
     };
-    let (mut rows, mut held_out) = (0, 0);
+    let mut all = Rows::default();
     for source in &spec.data.sources {
         if let Some(scenes) = source.url.strip_prefix("scenes:") {
             let wrong = "write scenes: and a number of rows, as in scenes:24000";
             let scenes: u64 = scenes.replace('_', "").parse().map_err(|error| {
                 CliError::invalid(format!("source {}", source.url), error, wrong)
             })?;
-            rows += scenes;
-            held_out += held_out_rows(scenes, fraction);
+            all.train += scenes;
+            all.held_out += scenes_corpus::held_out_rows(scenes, fraction);
+            all.train_bytes += scenes * scenes_corpus::row_bytes(spec.run.seed)?;
         } else {
-            let (train, part) = open(&source.url, "data.sources")
-                .await?
-                .split(spec.run.seed, fraction);
-            rows += train.rows();
-            held_out += part.map_or(0, |part| part.rows());
+            let whole = open(&source.url, "data.sources").await?;
+            let row_bytes = whole.bytes() as f64 / whole.rows().max(1) as f64;
+            let (train, part) = whole.split(spec.run.seed, fraction);
+            all.train += train.rows();
+            all.train_bytes += (train.rows() as f64 * row_bytes) as u64;
+            all.held_out += part.map_or(0, |part| part.rows());
         }
     }
     if let Validation::Url(url) = &spec.data.validation {
-        held_out += open(url, "data.validation").await?.rows();
+        all.held_out += open(url, "data.validation").await?.rows();
     }
-    Ok((rows, held_out))
+    Ok(all)
 }
 
 fn row_groups(mut rows: u64) -> Vec<u32> {
@@ -155,10 +205,4 @@ fn row_groups(mut rows: u64) -> Vec<u32> {
         rows -= u64::from(group);
     }
     groups
-}
-
-fn parameters(spec: &RunSpec) -> Result<u64, CliError> {
-    let device = DeviceChoice::Cpu.resolve()?;
-    let model = Model::new(&spec.model, spec.run.seed, &device);
-    Ok(flat::layout(&model).total as u64)
 }

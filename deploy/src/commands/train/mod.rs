@@ -2,6 +2,7 @@
 
 mod dry_run;
 mod fresh;
+mod memory;
 mod report;
 
 use clap::Args;
