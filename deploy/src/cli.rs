@@ -77,7 +77,7 @@ impl Command {
             Self::Flops(args) => flops::run(args),
             Self::Render(args) => render::run(args),
             Self::Submit(args) => submit::run(args).await,
-            Self::Bench(command) => bench::run(command),
+            Self::Bench(command) => bench::run(command).await,
             Self::BenchRank => bench::run_rank(),
         }
     }

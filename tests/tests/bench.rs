@@ -52,3 +52,83 @@ fn bench_allreduce_prints_one_object_per_case() {
     );
     sandbox.assert_nothing_left();
 }
+
+/// A comparison of two variants that takes seconds.
+const VARIANTS: [&str; 16] = [
+    "bench",
+    "variants",
+    "--out",
+    "v",
+    "--only",
+    "concat,jar",
+    "--seeds",
+    "1",
+    "--jobs",
+    "1",
+    "--rows",
+    "512",
+    "--held-out",
+    "32",
+    "--set",
+    "data.lane_batch=2",
+];
+
+fn rows(sandbox: &Sandbox) -> Vec<String> {
+    let text = std::fs::read_to_string(sandbox.folder().join("v/variants.csv")).unwrap();
+    text.lines().skip(1).map(str::to_owned).collect()
+}
+
+#[test]
+fn bench_variants_measures_each_run_once() {
+    let sandbox = Sandbox::new(RINGMASTER);
+    let args = [&VARIANTS[..], &["--steps", "2", "--output", "json"]].concat();
+    let first = sandbox.run(&args).succeeded();
+    let variants: Vec<Value> = first
+        .stdout
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let names: Vec<&Value> = variants.iter().map(|line| &line["variant"]).collect();
+    assert_eq!(names, ["concat", "jar"]);
+    for line in &variants {
+        assert_eq!(line["runs"], 1);
+        for figure in [
+            "params",
+            "gflops_mac2",
+            "peak_memory_bytes",
+            "examples_per_second",
+        ] {
+            assert!(line[figure].as_f64().unwrap() > 0.0, "{figure} in {line}");
+        }
+        let right = line["exact_match_mean"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&right), "{line}");
+    }
+    let measured = rows(&sandbox);
+    assert_eq!(measured.len(), 2);
+    let second = sandbox.run(&args).succeeded();
+    assert_eq!(first.stdout, second.stdout);
+    assert_eq!(measured, rows(&sandbox), "nothing was measured again");
+    let table = std::fs::read_to_string(sandbox.folder().join("v/variants.md")).unwrap();
+    assert!(table.contains("| jar | 1 |"), "{table}");
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn bench_variants_goes_on_after_ctrl_c() {
+    let sandbox = Sandbox::new(RINGMASTER);
+    let args = [&VARIANTS[..], &["--steps", "20"]].concat();
+    let second_run = sandbox.folder().join("v/runs/jar-seed-1");
+    std::fs::create_dir_all(&second_run).unwrap();
+    let mut bench = sandbox.start(&args);
+    bench.wait_for_file(&second_run.join("endpoint.json"));
+    bench.signal(nix::sys::signal::Signal::SIGINT);
+    bench.finish().stopped();
+    sandbox.assert_nothing_left();
+    let before = rows(&sandbox);
+    assert_eq!(before.len(), 1, "the first run was done: {before:?}");
+    sandbox.run(&args).succeeded();
+    let after = rows(&sandbox);
+    assert_eq!(after[..1], before);
+    assert!(after[1].starts_with("jar,1,20,"), "{after:?}");
+    sandbox.assert_nothing_left();
+}
