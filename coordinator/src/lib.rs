@@ -25,7 +25,7 @@ mod writer;
 pub use admin::StatusView;
 pub use error::CoordinatorError;
 pub use journal::{JournalError, RunHistory, checkpoints, history};
-pub use metrics_log::StepLine;
+pub use metrics_log::{ObjectiveLine, StepLine};
 pub use record::CorpusFacts;
 pub use run::Timing;
 pub use server::{Options, Outcome, serve};

@@ -37,6 +37,9 @@ pub struct StepLine {
     pub bad_rows: u64,
     /// Generation that completed it first.
     pub generation: u64,
+    /// Each objective of the mix by its key in `[tasks]`.
+    #[serde(default)]
+    pub objectives: BTreeMap<String, ObjectiveLine>,
     /// Digest of the state after it, at digest boundaries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
@@ -44,10 +47,29 @@ pub struct StepLine {
     pub seconds: f64,
 }
 
+/// What a step came to for one objective.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ObjectiveLine {
+    /// Mean token loss, nats; null if no microbatch drew it or if not finite.
+    pub loss: Option<f64>,
+    /// Target tokens.
+    pub tokens: u64,
+    /// Of being drawn, in this step.
+    pub probability: f64,
+}
+
 impl StepLine {
     /// From the first report of the step.
     pub fn new(generation: Generation, done: &v1::StepDone) -> Self {
         let finite = |value: f64| value.is_finite().then_some(value);
+        let objective = |of: &v1::ObjectiveStep| {
+            let line = ObjectiveLine {
+                loss: finite(of.loss).filter(|_| of.tokens > 0),
+                tokens: of.tokens,
+                probability: of.probability,
+            };
+            (of.name.clone(), line)
+        };
         Self {
             step: done.step,
             loss: finite(done.loss),
@@ -59,6 +81,7 @@ impl StepLine {
             skipped: done.skipped,
             bad_rows: done.bad_rows,
             generation: generation.0,
+            objectives: done.objectives.iter().map(objective).collect(),
             digest: (!done.digest.is_empty()).then(|| done.digest.clone()),
             seconds: done.step_seconds,
         }
@@ -143,6 +166,12 @@ mod tests {
             step,
             loss,
             row_hash: u64::MAX,
+            objectives: vec![v1::ObjectiveStep {
+                name: "captioning".into(),
+                loss,
+                tokens: 7,
+                probability: 0.5,
+            }],
             ..Default::default()
         };
         StepLine::new(Generation(1), &done)

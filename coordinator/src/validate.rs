@@ -4,10 +4,13 @@
 use std::net::SocketAddr;
 
 use ringmaster_proto::v1::worker_report::Body;
-use ringmaster_proto::v1::{Held, WorkerReport};
+use ringmaster_proto::v1::{Held, StepDone, WorkerReport};
 
 /// Longest text of a worker, in bytes.
 const TEXT_MAX: usize = 4096;
+
+/// Most objectives of a run.
+const OBJECTIVES_MAX: usize = 64;
 
 /// Refuses text that is too long to log or show.
 pub(crate) fn text(what: &str, text: &str) -> Result<(), String> {
@@ -29,6 +32,25 @@ fn held(held: Option<&Held>) -> Result<(), String> {
     held.map_or(Ok(()), |held| hash("a state's digest", &held.digest))
 }
 
+fn step_done(done: &StepDone) -> Result<(), String> {
+    if done.objectives.len() > OBJECTIVES_MAX {
+        let count = done.objectives.len();
+        return Err(format!(
+            "a step has {count} objectives, more than {OBJECTIVES_MAX}"
+        ));
+    }
+    for objective in &done.objectives {
+        text("an objective's name", &objective.name)?;
+        if !objective.probability.is_finite() {
+            return Err("an objective's probability is not a number".to_owned());
+        }
+    }
+    if done.digest.is_empty() {
+        return Ok(());
+    }
+    hash("a step's digest", &done.digest)
+}
+
 /// Refuses a report whose fields cannot be what they are called.
 pub(crate) fn report(report: &WorkerReport) -> Result<(), String> {
     match &report.body {
@@ -47,8 +69,7 @@ pub(crate) fn report(report: &WorkerReport) -> Result<(), String> {
             None => Err("formed without a state".to_owned()),
             some => held(some.as_ref()),
         },
-        Some(Body::StepDone(done)) if done.digest.is_empty() => Ok(()),
-        Some(Body::StepDone(done)) => hash("a step's digest", &done.digest),
+        Some(Body::StepDone(done)) => step_done(done),
         Some(Body::LinkLost(lost)) => text("reason", &lost.reason),
         Some(Body::PartWritten(written)) => {
             hash("a part's state digest", &written.digest)?;

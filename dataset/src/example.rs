@@ -7,6 +7,9 @@ use crate::rows::{EncodedRow, Texts};
 /// Longest text of a row, bytes.
 const TEXT_BYTES_MAX: usize = 64 << 10;
 
+/// Most objects of a row.
+const OBJECTS_MAX: usize = 1024;
+
 /// Fills pictures that are not there: the middle of the range, so near 0 once normalised.
 const FILL: u8 = 128;
 
@@ -21,7 +24,7 @@ pub struct Example {
     pub bad: bool,
     /// RGB u8, `size * size * 3` values, row by row.
     pub image: Vec<u8>,
-    /// What the picture shows. All texts are `None` where `weight` is 0.
+    /// What the picture shows. There are no texts where `weight` is 0.
     pub caption: Option<String>,
     /// A question about it; comes with `answer`.
     pub question: Option<String>,
@@ -29,6 +32,12 @@ pub struct Example {
     pub answer: Option<String>,
     /// Name of the question's template, for evaluation.
     pub template: Option<String>,
+    /// Names of the things in the picture; empty where they are not known.
+    pub objects: Vec<String>,
+    /// A statement about the picture; comes with `label`.
+    pub hypothesis: Option<String>,
+    /// Whether the picture entails it: `entailment`, `neutral` or `contradiction`.
+    pub label: Option<String>,
 }
 
 /// Why a row's content is refused. Depends on the content alone, never on time.
@@ -38,10 +47,15 @@ pub(crate) enum BadRow {
     NoImage,
     #[error("image: {0}")]
     Image(#[from] BadImage),
-    #[error("it has neither a caption nor a question with an answer")]
+    #[error(
+        "it has neither a caption, nor a question with an answer, nor objects, nor a hypothesis \
+         with a label"
+    )]
     NoText,
     #[error("a text has {0} bytes, more than {TEXT_BYTES_MAX}")]
     LongText(usize),
+    #[error("it has {0} objects, more than {OBJECTS_MAX}")]
+    ManyObjects(usize),
 }
 
 impl Example {
@@ -56,6 +70,9 @@ impl Example {
             question: None,
             answer: None,
             template: None,
+            objects: Vec::new(),
+            hypothesis: None,
+            label: None,
         }
     }
 
@@ -74,32 +91,17 @@ impl Example {
         stored: &EncodedRow,
         decoder: &mut Decoder,
     ) -> Result<Self, BadRow> {
-        let texts = &stored.texts;
-        if texts.caption.is_none() && texts.question.is_none() {
-            return Err(BadRow::NoText);
-        }
-        let all = [
-            &texts.caption,
-            &texts.question,
-            &texts.answer,
-            &texts.template,
-        ];
-        let longest = all
-            .into_iter()
-            .flatten()
-            .map(String::len)
-            .max()
-            .unwrap_or(0);
-        if longest > TEXT_BYTES_MAX {
-            return Err(BadRow::LongText(longest));
-        }
+        check(&stored.texts)?;
         let image = decoder.decode(stored.image.as_deref().ok_or(BadRow::NoImage)?)?;
         let Texts {
             caption,
             question,
             answer,
             template,
-        } = texts.clone();
+            objects,
+            hypothesis,
+            label,
+        } = stored.texts.clone();
         Ok(Self {
             row: Some(row),
             weight: 1.0,
@@ -109,6 +111,26 @@ impl Example {
             question,
             answer,
             template,
+            objects,
+            hypothesis,
+            label,
         })
+    }
+}
+
+/// Refuses a row without texts, or with longer or more ones than anybody means.
+fn check(texts: &Texts) -> Result<(), BadRow> {
+    let some = [&texts.caption, &texts.question, &texts.hypothesis];
+    if some.iter().all(|text| text.is_none()) && texts.objects.is_empty() {
+        return Err(BadRow::NoText);
+    }
+    let others = [&texts.answer, &texts.template, &texts.label];
+    let lengths = some.into_iter().chain(others).flatten().map(String::len);
+    // The objects are one text too: their list.
+    let objects = texts.objects.iter().map(String::len).sum();
+    match lengths.chain([objects]).max() {
+        Some(longest) if longest > TEXT_BYTES_MAX => Err(BadRow::LongText(longest)),
+        _ if texts.objects.len() > OBJECTS_MAX => Err(BadRow::ManyObjects(texts.objects.len())),
+        _ => Ok(()),
     }
 }

@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use ringmaster_proto::spec::Validation;
-use ringmaster_proto::vocab::CAPTION_PROMPT;
-use ringmaster_proto::{RunSpec, keys};
+use ringmaster_proto::spec::{TaskSpec, Validation};
+use ringmaster_proto::{RunSpec, keys, vocab};
 
 use crate::corpus::read_texts;
 use crate::error::DatasetError;
@@ -222,9 +221,19 @@ async fn sample_texts(
 ) -> Result<Vec<String>, DatasetError> {
     let mut texts = Vec::new();
     let mut bytes = 0;
+    let tasks = &spec.tasks;
+    let objects = tasks.object_listing > 0.0 || tasks.object_presence > 0.0;
     let visit = |row: Texts| {
-        for text in [row.caption, row.question, row.answer]
+        let named = objects.then(|| row.objects.join(", "));
+        let stated = row
+            .hypothesis
+            .zip(row.label)
+            .filter(|_| tasks.entailment > 0.0);
+        let (hypothesis, label) = stated.unzip();
+        let always = [row.caption, row.question, row.answer];
+        for text in always
             .into_iter()
+            .chain([named, hypothesis, label])
             .flatten()
         {
             bytes += text.len();
@@ -234,10 +243,27 @@ async fn sample_texts(
         }
     };
     read_texts(train, &spec.data.columns, TOKENIZER_ROWS_MAX, visit).await?;
-    // The prompt is read as often as captions are trained, so its words are worth tokens of their own.
-    texts.extend(std::iter::repeat_n(
-        CAPTION_PROMPT.to_owned(),
-        texts.len() / 4,
-    ));
+    // A prompt is read as often as its objective is trained, so its words are worth tokens of their
+    // own.
+    let share = texts.len() / 4;
+    for prompt in prompts(tasks) {
+        texts.extend(std::iter::repeat_n(prompt, share));
+    }
     Ok(texts)
+}
+
+/// The texts that the objectives of the mix add to those of the rows.
+fn prompts(tasks: &TaskSpec) -> Vec<String> {
+    let presence = vocab::presence_question("thing");
+    let weighted = [
+        // Evaluation asks for captions whether they were trained or not.
+        (1.0, vocab::CAPTION_PROMPT),
+        (tasks.completion, vocab::COMPLETION_PROMPT),
+        (tasks.masked_spans, vocab::SPANS_PROMPT),
+        (tasks.matching, vocab::MATCHING_PROMPT),
+        (tasks.object_listing, vocab::LISTING_PROMPT),
+        (tasks.object_presence, &presence),
+    ];
+    let used = weighted.into_iter().filter(|(weight, _)| *weight > 0.0);
+    used.map(|(_, prompt)| prompt.to_owned()).collect()
 }

@@ -1,8 +1,12 @@
 //! From Arrow columns to rows that own their bytes.
 
-use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, LargeStringArray, RecordBatch};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, LargeBinaryArray, LargeListArray, LargeStringArray, RecordBatch,
+};
 use arrow::compute::{cast, is_null, nullif};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 use parquet::arrow::ProjectionMask;
 use parquet::errors::ParquetError;
 use parquet::schema::types::SchemaDescriptor;
@@ -20,6 +24,12 @@ pub struct Texts {
     pub answer: Option<String>,
     /// Name of the question's template, for evaluation.
     pub template: Option<String>,
+    /// Names of the things in the picture; empty where they are not known.
+    pub objects: Vec<String>,
+    /// A statement about the picture; comes with `label`.
+    pub hypothesis: Option<String>,
+    /// Whether the picture entails it: `entailment`, `neutral` or `contradiction`.
+    pub label: Option<String>,
 }
 
 /// A row as it is stored.
@@ -36,17 +46,15 @@ pub(crate) fn projection(
     schema: &SchemaDescriptor,
     images: bool,
 ) -> ProjectionMask {
-    let question = columns
-        .question
-        .iter()
-        .flat_map(|(question, answer)| [question, answer]);
-    let texts: Vec<&String> = columns
-        .caption
-        .iter()
-        .chain(question)
+    let pairs = columns.question.iter().chain(&columns.statement);
+    let texts: Vec<&String> = pairs
+        .flat_map(|(first, second)| [first, second])
+        .chain(&columns.caption)
         .chain(&columns.template)
         .collect();
     let wanted = |parts: &[String]| match parts {
+        // Writers name the levels of a list differently; its one leaf is the text.
+        [name, ..] if columns.objects.as_ref() == Some(name) => true,
         [name] => texts.contains(&name) || (images && *name == columns.image),
         [name, field] => images && *name == columns.image && field == IMAGE_BYTES,
         _ => false,
@@ -69,35 +77,62 @@ pub(crate) fn encoded_rows(
         None
     };
     let text = |name: Option<&String>| name.map(|name| text_column(batch, name)).transpose();
-    let question = columns.question.as_ref().map(|(question, _)| question);
-    let answer = columns.question.as_ref().map(|(_, answer)| answer);
+    let pair = |names: &Option<(String, String)>| -> Result<_, ParquetError> {
+        let (first, second) = names.as_ref().map(|(a, b)| (a, b)).unzip();
+        Ok((text(first)?, text(second)?))
+    };
     let caption = text(columns.caption.as_ref())?;
-    let (question, answer) = (text(question)?, text(answer)?);
+    let question = pair(&columns.question)?;
     let template = text(columns.template.as_ref())?;
+    let objects = columns.objects.as_ref();
+    let objects = objects.map(|name| list_column(batch, name)).transpose()?;
+    let statement = pair(&columns.statement)?;
     for row in 0..batch.num_rows() {
-        let (question, answer) = match (text_at(&question, row), text_at(&answer, row)) {
-            (Some(question), Some(answer)) => (Some(question), Some(answer)),
-            _ => (None, None),
-        };
+        let (question, answer) = pair_at(&question, row);
+        let (hypothesis, label) = pair_at(&statement, row);
         rows.push(EncodedRow {
             image: image
                 .as_ref()
                 .and_then(|c| c.is_valid(row).then(|| c.value(row).to_vec())),
             texts: Texts {
-                caption: text_at(&caption, row),
+                caption: text_at(caption.as_ref(), row),
                 question,
                 answer,
-                template: text_at(&template, row),
+                template: text_at(template.as_ref(), row),
+                objects: texts_at(objects.as_ref(), row),
+                hypothesis,
+                label,
             },
         });
     }
     Ok(())
 }
 
-fn text_at(column: &Option<LargeStringArray>, row: usize) -> Option<String> {
-    let column = column.as_ref()?;
+fn text_at(column: Option<&LargeStringArray>, row: usize) -> Option<String> {
+    let column = column?;
     let text = column.is_valid(row).then(|| column.value(row))?;
     (!text.trim().is_empty()).then(|| text.to_owned())
+}
+
+/// Both texts or neither.
+fn pair_at(
+    (first, second): &(Option<LargeStringArray>, Option<LargeStringArray>),
+    row: usize,
+) -> (Option<String>, Option<String>) {
+    let texts = text_at(first.as_ref(), row).zip(text_at(second.as_ref(), row));
+    texts.unzip()
+}
+
+/// The texts of a list, in order.
+fn texts_at(column: Option<&LargeListArray>, row: usize) -> Vec<String> {
+    let Some(column) = column.filter(|column| column.is_valid(row)) else {
+        return Vec::new();
+    };
+    let texts = column.value(row);
+    let texts = texts.as_string::<i64>();
+    (0..texts.len())
+        .filter_map(|at| text_at(Some(texts), at))
+        .collect()
 }
 
 /// The picture's bytes, whichever of the binary types holds them; a struct's are in a field.
@@ -122,6 +157,15 @@ fn text_column(batch: &RecordBatch, name: &str) -> Result<LargeStringArray, Parq
     Ok(cast(&column(batch, name)?, &DataType::LargeUtf8)?
         .as_string::<i64>()
         .clone())
+}
+
+fn list_column(batch: &RecordBatch, name: &str) -> Result<LargeListArray, ParquetError> {
+    let text = Field::new_list_field(DataType::LargeUtf8, true);
+    Ok(
+        cast(&column(batch, name)?, &DataType::LargeList(Arc::new(text)))?
+            .as_list::<i64>()
+            .clone(),
+    )
 }
 
 fn column(batch: &RecordBatch, name: &str) -> Result<ArrayRef, ParquetError> {

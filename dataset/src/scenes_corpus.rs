@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray, StructArray};
+use arrow::array::{
+    ArrayRef, BinaryArray, ListBuilder, RecordBatch, StringArray, StringBuilder, StructArray,
+};
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -136,7 +138,9 @@ fn drawn(seed: u64) -> String {
     for index in 0..SAMPLE_ROWS {
         let row = scenes::row(seed, index);
         hasher.update(&row.image);
-        for text in [&row.caption, &row.question, &row.answer] {
+        let objects = row.objects.join(", ");
+        let texts = [&row.caption, &row.question, &row.answer];
+        for text in texts.into_iter().chain([&objects, &row.hypothesis]) {
             hasher.update(text.as_bytes());
         }
     }
@@ -224,10 +228,15 @@ fn image_fields() -> Fields {
 fn schema() -> Arc<Schema> {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let image = Field::new("image", DataType::Struct(image_fields()), false);
-    let texts = ["caption", "question", "answer", "template"].map(text);
-    Arc::new(Schema::new(
-        std::iter::once(image).chain(texts).collect::<Vec<_>>(),
-    ))
+    let mut fields = vec![image];
+    fields.extend(["caption", "question", "answer", "template"].map(text));
+    fields.push(Field::new("objects", DataType::List(object()), false));
+    fields.extend(["hypothesis", "label"].map(text));
+    Arc::new(Schema::new(fields))
+}
+
+fn object() -> Arc<Field> {
+    Arc::new(Field::new_list_field(DataType::Utf8, false))
 }
 
 fn batch(schema: &Arc<Schema>, indices: &[u64], seed: u64) -> Result<RecordBatch, String> {
@@ -248,12 +257,19 @@ fn batch(schema: &Arc<Schema>, indices: &[u64], seed: u64) -> Result<RecordBatch
     let text = |of: fn(&scenes::Row) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(rows.iter().map(of)))
     };
+    let mut objects = ListBuilder::new(StringBuilder::new()).with_field(object());
+    for row in &rows {
+        objects.append_value(row.objects.iter().map(Some));
+    }
     let columns = vec![
         Arc::new(images) as ArrayRef,
         text(|row| &row.caption),
         text(|row| &row.question),
         text(|row| &row.answer),
         text(|row| row.template),
+        Arc::new(objects.finish()),
+        text(|row| &row.hypothesis),
+        text(|row| row.label),
     ];
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| error.to_string())
 }

@@ -79,6 +79,29 @@ impl Tokenizer {
         )
     }
 
+    /// Ids of `text`, and where among them each of its words (what is between spaces) begins.
+    pub fn encode_words(&self, text: &str) -> (Vec<u32>, Vec<usize>) {
+        let Ok(encoding) = self.inner.encode(text, false) else {
+            return (Vec::new(), Vec::new());
+        };
+        let bytes = text.as_bytes();
+        let space = |at: usize| bytes.get(at).is_none_or(u8::is_ascii_whitespace);
+        let mut starts = Vec::new();
+        let mut before = None;
+        for (token, &(first, end)) in encoding.get_offsets().iter().enumerate() {
+            // A token may begin with the space before its word, or be nothing but spaces.
+            let begins = first == 0 || space(first) || space(first - 1);
+            let empty = (first..end).all(space);
+            // A character of several tokens is at one place.
+            if begins && !empty && before != Some(first) {
+                starts.push(token);
+            }
+            before = Some(first);
+        }
+        let ids = encoding.get_ids().iter().map(|id| id + RESERVED).collect();
+        (ids, starts)
+    }
+
     /// The text of `ids`; reserved ids are left out.
     pub fn decode(&self, ids: &[u32]) -> String {
         let own: Vec<u32> = ids

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Generation, Step};
 
 /// Version of the manifest and of the parts it names.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Written last, by the coordinator, created if absent. Names parts of one (generation, step,
 /// digest) only.

@@ -16,6 +16,25 @@ use crate::s3::S3Server;
 /// The run file most tests lay their overrides over.
 pub const SMALL_RUN: &str = include_str!("../fixtures/small.toml");
 
+/// Overrides of [`SMALL_RUN`] under which everything that is carried from step to step, or drawn, has
+/// a part: every objective, adaptive sampling with updates in between, dropout, label smoothing and
+/// a moving average of the weights.
+pub const EVERYTHING: [&str; 13] = [
+    "tasks.completion=1",
+    "tasks.masked_spans=1",
+    "tasks.matching=1",
+    "tasks.object_listing=1",
+    "tasks.object_presence=1",
+    "tasks.entailment=1",
+    "tasks.sampling=difficulty",
+    "tasks.gamma=1.5",
+    "tasks.reference_batches=2",
+    "tasks.update_every=3",
+    "train.ema=0.9",
+    "train.dropout=0.1",
+    "train.label_smoothing=0.1",
+];
+
 /// Name of the run in [`SMALL_RUN`].
 pub const SMALL: &str = "small";
 

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use nix::sys::signal::Signal;
 use ringmaster_proto::ErrorKind;
 use ringmaster_tests::process::Process;
-use ringmaster_tests::sandbox::{SMALL, Sandbox};
+use ringmaster_tests::sandbox::{EVERYTHING, SMALL, Sandbox};
 use ringmaster_tests::watch::Watch;
 
 const RINGMASTER: &str = env!("CARGO_BIN_EXE_ringmaster-under-test");
@@ -81,6 +81,34 @@ fn ctrl_c_stops_at_a_boundary_and_the_same_command_continues() {
 #[test]
 fn sigterm_stops_at_a_boundary_and_the_same_command_continues() {
     assert_a_signal_stops_and_the_same_command_continues(Signal::SIGTERM);
+}
+
+/// Two workers up to the middle, then three: what was drawn, averaged and measured until then goes
+/// on as if nothing had happened.
+#[test]
+fn everything_drawn_and_carried_survives_a_stop_and_another_world_size() {
+    let args = |workers: &'static str| {
+        let mut args = TRAIN.to_vec();
+        args[3] = workers;
+        args.extend(EVERYTHING.iter().flat_map(|set| ["--set", set]));
+        args
+    };
+    let sandbox = Sandbox::new(RINGMASTER);
+    let whole = sandbox.run(args("1")).succeeded();
+    let expected = (whole.digest(), sandbox.losses(SMALL));
+    drop(sandbox);
+
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let mut process = sandbox.start(args("2"));
+    Watch::open(&mut process, &sandbox.run_folder(SMALL)).wait_for_step(20);
+    sandbox.note_sockets();
+    process.signal(Signal::SIGINT);
+    process.finish().stopped();
+    let done = sandbox.metrics(SMALL).len() as u64;
+    assert!(done < STEPS, "stopped in the middle");
+    let finished = sandbox.run(args("3")).succeeded();
+    assert_eq!((finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
 }
 
 #[test]

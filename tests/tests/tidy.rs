@@ -58,11 +58,13 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
 const NOT_IN_THE_RING: [&str; 4] = ["burn", "tonic", "tokio", "axum"];
 
 /// Files that decide: no runtime, no wire, no clock. Time and seeds are arguments.
-const PURE: [&str; 5] = [
+const PURE: [&str; 7] = [
     "coordinator/src/run",
     "dataset/src/plan",
     "dataset/src/assign",
     "worker/ring/src/topology",
+    "worker/src/objective",
+    "worker/src/sampling",
     "deploy/src/kubernetes/render",
 ];
 const IMPURE_WORDS: [&str; 6] = [

@@ -1,9 +1,9 @@
 //! Parts of a checkpoint: the flat state cut by length into W safetensors files, and back.
 //!
-//! The three vectors are laid end to end and cut into W runs of elements. A part holds, for every
-//! tensor its run touches, the touched piece as a one-dimensional f32 tensor named
-//! `parameters/<path>`, `exp_avg/<path>` or `exp_avg_sq/<path>`; where each piece begins is in the
-//! metadata. Any world size writes and reads any cut. What makes parts a checkpoint is the manifest,
+//! The vectors are laid end to end and cut into W runs of elements. A part holds, for every tensor
+//! its run touches, the touched piece as a one-dimensional f32 tensor named `parameters/<path>`,
+//! `exp_avg/<path>`, `exp_avg_sq/<path>` or `ema/<path>`; where each piece begins is in the metadata,
+//! with the scalars. Any world size writes and reads any cut. What makes parts a checkpoint is the manifest,
 //! which only the coordinator writes.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +18,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::WorkerError;
-use crate::optimizer::{State, VECTORS};
+use crate::optimizer::{EMA, State};
 
 const METADATA: &str = "ringmaster";
 
@@ -27,9 +27,10 @@ const METADATA: &str = "ringmaster";
 #[serde(deny_unknown_fields)]
 struct PartHeader {
     format_version: u32,
-    step: u64,
-    updates: u64,
-    bad_rows: u64,
+    /// Every scalar of the state by its name; an f64 by its bits.
+    scalars: BTreeMap<String, u64>,
+    /// The vectors of the state, in this part or another.
+    vectors: Vec<String>,
     /// First element of each piece within its tensor.
     offsets: BTreeMap<String, usize>,
 }
@@ -44,12 +45,12 @@ struct Piece {
     offset: usize,
 }
 
-/// The pieces of part `part` of `parts`.
-fn pieces(layout: &Layout, part: usize, parts: usize) -> Vec<Piece> {
-    let elements = layout.total * VECTORS.len();
+/// The pieces of part `part` of `parts` of a state with these vectors.
+fn pieces(vectors: &[&str], layout: &Layout, part: usize, parts: usize) -> Vec<Piece> {
+    let elements = layout.total * vectors.len();
     let run = part * elements / parts..(part + 1) * elements / parts;
     let mut pieces = Vec::new();
-    for (vector, kind) in VECTORS.iter().enumerate() {
+    for (vector, kind) in vectors.iter().enumerate() {
         for slot in &layout.slots {
             let first = vector * layout.total + slot.offset;
             let start = run.start.max(first);
@@ -75,12 +76,12 @@ fn encode(
     part: usize,
     parts: usize,
 ) -> Result<Vec<u8>, WorkerError> {
-    let pieces = pieces(layout, part, parts);
+    let (names, vectors): (Vec<&str>, Vec<&[f32]>) = state.vectors().into_iter().unzip();
+    let pieces = pieces(&names, layout, part, parts);
     let header = PartHeader {
         format_version: FORMAT_VERSION,
-        step: state.step,
-        updates: state.updates,
-        bad_rows: state.bad_rows,
+        scalars: state.scalars().into_iter().collect(),
+        vectors: names.into_iter().map(str::to_owned).collect(),
         offsets: pieces
             .iter()
             .map(|piece| (piece.name.clone(), piece.offset))
@@ -88,7 +89,6 @@ fn encode(
     };
     let broken = |reason: String| WorkerError::Internal(format!("cannot write a part: {reason}"));
     let header = serde_json::to_string(&header).map_err(|error| broken(error.to_string()))?;
-    let vectors = state.vectors();
     let bytes: Vec<Vec<u8>> = pieces
         .iter()
         .map(|piece| {
@@ -125,7 +125,7 @@ fn decode(bytes: &[u8], layout: &Layout, state: &mut State) -> Result<usize, Str
             header.format_version
         ));
     }
-    state.set_scalars([header.step, header.updates, header.bad_rows]);
+    read_header(&header, layout, state)?;
     let slots: HashMap<&str, _> = layout
         .slots
         .iter()
@@ -135,9 +135,10 @@ fn decode(bytes: &[u8], layout: &Layout, state: &mut State) -> Result<usize, Str
     for (name, view) in SafeTensors::deserialize(bytes).map_err(text)?.tensors() {
         let unknown = || format!("tensor {name} is not part of this model");
         let (kind, path) = name.split_once('/').ok_or_else(unknown)?;
-        let vector = VECTORS
+        let vector = header
+            .vectors
             .iter()
-            .position(|known| *known == kind)
+            .position(|known| known == kind)
             .ok_or_else(unknown)?;
         let slot = slots.get(path).ok_or_else(unknown)?;
         let offset = *header.offsets.get(&name).ok_or_else(unknown)?;
@@ -159,6 +160,29 @@ fn decode(bytes: &[u8], layout: &Layout, state: &mut State) -> Result<usize, Str
         filled += values.len();
     }
     Ok(filled)
+}
+
+/// Takes over the scalars, and makes room for the vectors there are.
+fn read_header(header: &PartHeader, layout: &Layout, state: &mut State) -> Result<(), String> {
+    let averaged = header.vectors.iter().any(|name| name == EMA);
+    if averaged && state.ema.is_none() {
+        state.ema = Some(vec![0.0; layout.total]);
+    }
+    let ours: Vec<&str> = state.vectors().into_iter().map(|(name, _)| name).collect();
+    if header.vectors != ours {
+        let theirs = header.vectors.join(", ");
+        return Err(format!(
+            "it is of a state of {theirs}, not of {}",
+            ours.join(", ")
+        ));
+    }
+    let scalar = |(name, _): (String, u64)| {
+        let value = header.scalars.get(&name).copied();
+        value.ok_or_else(|| format!("it has no scalar {name}"))
+    };
+    let scalars: Result<Vec<u64>, String> = state.scalars().into_iter().map(scalar).collect();
+    state.set_scalars(&scalars?);
+    Ok(())
 }
 
 /// Writes this rank's part below `root` and describes it for the coordinator.
@@ -191,7 +215,7 @@ pub async fn load(
     manifest: &CheckpointManifest,
     layout: &Layout,
 ) -> Result<State, WorkerError> {
-    let mut state = State::initial(vec![0.0; layout.total]);
+    let mut state = State::blank(layout.total);
     let mut filled = 0;
     for part in &manifest.parts {
         let wrong = |reason: String| WorkerError::Checkpoint {
@@ -216,7 +240,7 @@ pub async fn load(
         key: folder.clone(),
         reason,
     };
-    if filled != layout.total * VECTORS.len() || state.step != manifest.step.0 {
+    if filled != layout.total * state.vectors().len() || state.step != manifest.step.0 {
         return Err(wrong("its parts do not make up the whole state".into()));
     }
     let found = state.digest(layout);
@@ -273,19 +297,15 @@ mod tests {
         layout
     }
 
-    fn state(layout: &Layout) -> State {
-        let mut state = State::initial((0..layout.total).map(|i| i as f32 + 0.5).collect());
-        state
-            .first
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, v)| *v = -(i as f32));
-        state
-            .second
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, v)| *v = 1.0 / (i as f32 + 1.0));
-        state.set_scalars([9, 8, 7]);
+    fn state(layout: &Layout, averaged: bool) -> State {
+        let values = |of: fn(f32) -> f32| (0..layout.total).map(|i| of(i as f32)).collect();
+        let mut state = State::blank(layout.total);
+        state.parameters = values(|i| i + 0.5);
+        state.first = values(|i| -i);
+        state.second = values(|i| 1.0 / (i + 1.0));
+        state.ema = averaged.then(|| values(|i| 3.0 * i));
+        let scalars: Vec<u64> = (9..9 + state.scalars().len() as u64).collect();
+        state.set_scalars(&scalars);
         state
     }
 
@@ -294,27 +314,34 @@ mod tests {
         fn any_cut_reads_back_as_the_whole_state(
             lens in prop::collection::vec(1_usize..40, 1..8),
             parts in 1_usize..9,
+            averaged in any::<bool>(),
         ) {
             let layout = layout(&lens);
-            let state = state(&layout);
-            let mut back = State::initial(vec![0.0; layout.total]);
+            let state = state(&layout, averaged);
+            let mut back = State::blank(layout.total);
             let mut filled = 0;
             for part in 0..parts {
                 let bytes = encode(&state, &layout, part, parts).unwrap();
                 filled += decode(&bytes, &layout, &mut back).unwrap();
             }
-            prop_assert_eq!(filled, 3 * layout.total);
+            prop_assert_eq!(filled, (3 + usize::from(averaged)) * layout.total);
             prop_assert_eq!(back, state);
         }
     }
 
     #[test]
     fn a_part_of_another_model_is_refused_by_name() {
-        let bytes = encode(&state(&layout(&[4, 5])), &layout(&[4, 5]), 0, 1).unwrap();
+        let own = layout(&[4, 5]);
+        let bytes = encode(&state(&own, true), &own, 0, 1).unwrap();
         let other = layout(&[4]);
-        let mut target = State::initial(vec![0.0; 4]);
-        let error = decode(&bytes, &other, &mut target).unwrap_err();
+        let error = decode(&bytes, &other, &mut State::blank(4)).unwrap_err();
         assert!(error.contains("layer.1.weight"), "{error}");
+        let unaveraged = encode(&state(&own, false), &own, 0, 1).unwrap();
+        let error = decode(&unaveraged, &own, &mut state(&own, true)).unwrap_err();
+        assert!(
+            error.contains("parameters, exp_avg, exp_avg_sq, not"),
+            "{error}"
+        );
     }
 
     fn manifest_of(
@@ -338,7 +365,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = Store::open(folder.path().to_str().unwrap()).unwrap();
         let layout = layout(&[30, 7]);
-        let state = state(&layout);
+        let state = state(&layout, true);
         let digest = state.digest(&layout);
         let mut parts = Vec::new();
         for part in 0..2 {

@@ -64,7 +64,7 @@ pub async fn evaluate(
     let model = Model::new(&spec.model, spec.run.seed, &device);
     let layout = flat::layout(&model);
     let state = checkpoint::load(root, manifest, &layout).await?;
-    let model = flat::with_parameters(model, &layout, &state.parameters);
+    let model = flat::with_parameters(model, &layout, state.evaluated());
     let rows = 0..spec.eval.rows.min(held_out.rows());
     let rows =
         ringmaster_dataset::read_rows(held_out, &spec.data.columns, rows, spec.model.image_size)

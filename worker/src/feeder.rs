@@ -1,4 +1,5 @@
-//! Turns the loader's rows into host arrays ahead of the trainer, on a thread of its own.
+//! Turns the loader's rows into host arrays ahead of the trainer, on a thread of its own. Only what
+//! depends on the training so far waits for the step: drawing objectives and composing their texts.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,12 +7,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ringmaster_dataset::{Corpus, LaneBatch, Loader, LoaderOptions};
+use ringmaster_dataset::{Corpus, LaneBatch, Loader, LoaderOptions, Tokenizer};
+use ringmaster_proto::spec::TaskSpec;
 use ringmaster_proto::{RunSpec, Step};
 use ringmaster_ring::Abort;
 
 use crate::WorkerError;
-use crate::objective::{self, Lens, Tokens};
+use crate::draw::Key;
+use crate::objective::{self, Composer, Fields, Lens, Objective, Tokens};
 use crate::statistics::Statistics;
 
 /// Steps made ready ahead of the trainer.
@@ -38,16 +41,32 @@ pub(crate) struct MicroBatch {
 pub(crate) struct StepInput {
     /// Steps consumed before this one.
     pub(crate) step: Step,
-    /// One per owned lane, ascending.
-    pub(crate) lanes: Vec<MicroBatch>,
-    /// Row counts and hashes; loss and tokens are still zero.
+    /// One per owned lane, ascending, with what it trains.
+    pub(crate) lanes: Vec<(Objective, MicroBatch)>,
+    /// Row counts and hashes; losses and tokens are still zero.
     pub(crate) statistics: Statistics,
+}
+
+/// A step read and decoded, before its objectives are drawn: those depend on the losses of every
+/// earlier step.
+struct ReadStep {
+    step: Step,
+    lanes: Vec<ReadLane>,
+    statistics: Statistics,
+}
+
+struct ReadLane {
+    lane: u32,
+    images: Vec<f32>,
+    rows: Vec<Fields>,
 }
 
 /// The running thread; dropping it ends the thread.
 pub(crate) struct Feeder {
-    inputs: Option<Receiver<Result<StepInput, WorkerError>>>,
+    steps: Option<Receiver<Result<ReadStep, WorkerError>>>,
     thread: Option<JoinHandle<()>>,
+    composer: Composer,
+    seed: u64,
 }
 
 impl Feeder {
@@ -68,16 +87,18 @@ impl Feeder {
             prefetch_steps: AHEAD,
         };
         let mut loader = Loader::start(corpus, options, runtime);
-        let (sender, inputs) = sync_channel(AHEAD);
+        let (sender, steps) = sync_channel(AHEAD);
+        let composer = Composer::new(&corpus.tokenizer, Lens::of(&spec.model));
+        let seed = spec.run.seed;
         let (corpus, spec) = (Arc::clone(corpus), Arc::clone(spec));
         let feed = move || {
             while let Some(next) = loader.next_blocking() {
-                let input = next
-                    .map(|batch| prepare(batch.step, &batch.lanes, &corpus, &spec))
+                let step = next
+                    .map(|batch| read(batch.step, &batch.lanes, &corpus.tokenizer, &spec.tasks))
                     .map_err(WorkerError::from);
-                let failed = input.is_err();
+                let failed = step.is_err();
                 // A closed channel means that the trainer has gone on to another generation.
-                if sender.send(input).is_err() || failed {
+                if sender.send(step).is_err() || failed {
                     return;
                 }
             }
@@ -87,19 +108,54 @@ impl Feeder {
             .spawn(feed)
             .map_err(|error| WorkerError::Internal(format!("cannot start the feeder: {error}")))?;
         Ok(Self {
-            inputs: Some(inputs),
+            steps: Some(steps),
             thread: Some(thread),
+            composer,
+            seed,
         })
     }
 
-    /// The next step's input; waits as long as the data takes, unless the generation is aborted.
-    pub(crate) fn next(&mut self, abort: &Abort) -> Result<StepInput, WorkerError> {
+    /// The next step's input, its objectives drawn with these probabilities; waits as long as the
+    /// data takes, unless the generation is aborted.
+    pub(crate) fn next(
+        &mut self,
+        probabilities: &[f64; Objective::COUNT],
+        abort: &Abort,
+    ) -> Result<StepInput, WorkerError> {
+        let ReadStep {
+            step,
+            lanes,
+            statistics,
+        } = self.wait(abort)?;
+        let compose = |lane: ReadLane| {
+            let key = Key {
+                seed: self.seed,
+                step: step.0,
+                lane: lane.lane,
+            };
+            let objective = objective::draw(probabilities, key, &lane.rows);
+            let micro = MicroBatch {
+                lane: lane.lane,
+                images: lane.images,
+                tokens: self.composer.compose(objective, key, &lane.rows),
+                rows: lane.rows.len(),
+            };
+            (objective, micro)
+        };
+        Ok(StepInput {
+            step,
+            lanes: lanes.into_iter().map(compose).collect(),
+            statistics,
+        })
+    }
+
+    fn wait(&mut self, abort: &Abort) -> Result<ReadStep, WorkerError> {
         let ended = || WorkerError::Internal("the feeder ended before the run".into());
-        let inputs = self.inputs.as_ref().ok_or_else(ended)?;
+        let steps = self.steps.as_ref().ok_or_else(ended)?;
         loop {
             abort.check()?;
-            match inputs.recv_timeout(POLL) {
-                Ok(input) => return input,
+            match steps.recv_timeout(POLL) {
+                Ok(step) => return step,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(ended()),
             }
@@ -110,7 +166,7 @@ impl Feeder {
 impl Drop for Feeder {
     fn drop(&mut self) {
         // Closing the channel first unblocks a feeder that waits for room.
-        drop(self.inputs.take());
+        drop(self.steps.take());
         if let Some(thread) = self.thread.take() {
             // The feeder has no panic to pass on that its channel has not already told.
             let _ = thread.join();
@@ -118,25 +174,23 @@ impl Drop for Feeder {
     }
 }
 
-fn prepare(step: Step, lanes: &[LaneBatch], corpus: &Corpus, spec: &RunSpec) -> StepInput {
-    let lens = Lens {
-        text: spec.model.text_len,
-        target: spec.model.target_len,
-    };
+fn read(step: Step, lanes: &[LaneBatch], tokenizer: &Tokenizer, tasks: &TaskSpec) -> ReadStep {
     let mut statistics = Statistics::default();
-    let micro = |batch: &LaneBatch| {
+    let wanted = |objective: Objective| objective.weight(tasks) > 0.0;
+    let lane = |batch: &LaneBatch| {
         statistics.count_rows(batch);
         let rows = &batch.examples;
-        let chosen = objective::draw(&spec.tasks, spec.run.seed, step.0, batch.lane.0, rows);
-        MicroBatch {
+        ReadLane {
             lane: batch.lane.0,
             images: images(rows.iter().map(|example| example.image.as_slice())),
-            tokens: objective::tokens(chosen, rows, &corpus.tokenizer, lens),
-            rows: rows.len(),
+            rows: rows
+                .iter()
+                .map(|example| Fields::read(example, tokenizer, wanted))
+                .collect(),
         }
     };
-    let lanes = lanes.iter().map(micro).collect();
-    StepInput {
+    let lanes = lanes.iter().map(lane).collect();
+    ReadStep {
         step,
         lanes,
         statistics,

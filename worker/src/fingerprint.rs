@@ -9,6 +9,7 @@ use ringmaster_dataset::decode::Decoder;
 use ringmaster_model::flat::Layout;
 use ringmaster_model::{Model, Ops};
 use ringmaster_proto::spec::ModelSpec;
+use ringmaster_proto::vocab::RESERVED;
 
 use crate::feeder::{MicroBatch, images};
 use crate::objective::{Lens, Tokens};
@@ -32,13 +33,10 @@ pub(crate) fn probe(
     let pixels = Decoder::new(spec.image_size)
         .decode(PICTURE)
         .map_err(|error| WorkerError::Internal(format!("the probe's picture: {error}")))?;
-    let lens = Lens {
-        text: spec.text_len,
-        target: spec.target_len,
-    };
+    let lens = Lens::of(spec);
     let mut tokens = Tokens::default();
     for row in 0..ROWS as u32 {
-        let ids = |n: u32| -> Vec<u32> { (0..n).map(|i| 3 + (i * 7 + row) % 256).collect() };
+        let ids = |n: u32| -> Vec<u32> { (0..n).map(|i| RESERVED + (i * 7 + row) % 256).collect() };
         tokens.push(
             &ids(lens.text as u32 / 2),
             &ids(lens.target as u32 / 2),

@@ -22,6 +22,7 @@ mod preparation;
 mod prepare;
 mod recovery;
 mod sample;
+pub mod sampling;
 mod session;
 mod statistics;
 mod trainer;

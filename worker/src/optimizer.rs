@@ -6,6 +6,9 @@
 use ringmaster_model::flat::Layout;
 use ringmaster_proto::spec::TrainSpec;
 
+use crate::objective::Objective;
+use crate::sampling::{Record, Rule, Sampling};
+
 /// Values per block of the partial sums that decide anything: fixed, so that no thread count and
 /// no bucket layout changes a bit.
 const BLOCK: usize = 64 * 1024;
@@ -19,52 +22,100 @@ pub struct State {
     pub updates: u64,
     /// Rows refused by their content so far.
     pub bad_rows: u64,
+    /// How likely each objective is drawn next, and why.
+    pub sampling: Sampling,
     /// Parameters in layout order.
     pub parameters: Vec<f32>,
     /// First moments.
     pub first: Vec<f32>,
     /// Second moments.
     pub second: Vec<f32>,
+    /// Exponential moving average of the parameters, where the run keeps one.
+    pub ema: Option<Vec<f32>>,
 }
 
-/// The kinds of vectors in a state, with the names they have in checkpoints.
-pub const VECTORS: [&str; 3] = ["parameters", "exp_avg", "exp_avg_sq"];
+/// Name of the parameters among the [vectors](State::vectors).
+const PARAMETERS: &str = "parameters";
 
-/// How many scalars a state has; see [`State::scalars`].
-pub const SCALARS: [&str; 3] = ["step", "updates", "bad_rows"];
+/// Name of their moving average.
+pub(crate) const EMA: &str = "ema";
 
 impl State {
     /// The state before the first step.
-    pub fn initial(parameters: Vec<f32>) -> Self {
+    pub(crate) fn initial(parameters: Vec<f32>, rule: &Rule, train: &TrainSpec) -> Self {
         let zeros = vec![0.0; parameters.len()];
         Self {
             step: 0,
             updates: 0,
             bad_rows: 0,
+            sampling: Sampling::initial(rule),
+            ema: (train.ema > 0.0).then(|| parameters.clone()),
             parameters,
             first: zeros.clone(),
             second: zeros,
         }
     }
 
-    /// The vectors, in the order of [`VECTORS`].
-    pub fn vectors(&self) -> [&[f32]; 3] {
-        [&self.parameters, &self.first, &self.second]
+    /// A state of `len` parameters to be overwritten: zeros, and no moving average.
+    pub(crate) fn blank(len: usize) -> Self {
+        Self {
+            step: 0,
+            updates: 0,
+            bad_rows: 0,
+            sampling: Sampling::default(),
+            parameters: vec![0.0; len],
+            first: vec![0.0; len],
+            second: vec![0.0; len],
+            ema: None,
+        }
     }
 
-    /// The vectors, to be overwritten.
-    pub fn vectors_mut(&mut self) -> [&mut Vec<f32>; 3] {
-        [&mut self.parameters, &mut self.first, &mut self.second]
+    /// What evaluation uses: the moving average where there is one, else the parameters.
+    pub fn evaluated(&self) -> &[f32] {
+        self.ema.as_ref().unwrap_or(&self.parameters)
     }
 
-    /// The scalars, in the order of [`SCALARS`].
-    pub fn scalars(&self) -> [u64; 3] {
-        [self.step, self.updates, self.bad_rows]
+    /// The vectors, each with the name it has in checkpoints; all are as long as the layout.
+    pub fn vectors(&self) -> Vec<(&'static str, &[f32])> {
+        let mut vectors = vec![
+            (PARAMETERS, self.parameters.as_slice()),
+            ("exp_avg", &self.first),
+            ("exp_avg_sq", &self.second),
+        ];
+        vectors.extend(self.ema.as_ref().map(|ema| (EMA, ema.as_slice())));
+        vectors
     }
 
-    /// Overwrites the scalars.
-    pub fn set_scalars(&mut self, [step, updates, bad_rows]: [u64; 3]) {
-        (self.step, self.updates, self.bad_rows) = (step, updates, bad_rows);
+    /// The vectors in the same order, to be overwritten.
+    pub(crate) fn vectors_mut(&mut self) -> Vec<&mut Vec<f32>> {
+        let mut vectors = vec![&mut self.parameters, &mut self.first, &mut self.second];
+        vectors.extend(&mut self.ema);
+        vectors
+    }
+
+    /// The scalars, each with the name it has in checkpoints.
+    pub fn scalars(&self) -> Vec<(String, u64)> {
+        let mut scalars = vec![
+            ("step".to_owned(), self.step),
+            ("updates".to_owned(), self.updates),
+            ("bad_rows".to_owned(), self.bad_rows),
+        ];
+        for (objective, record) in Objective::ALL.iter().zip(&self.sampling.records) {
+            let words = Record::WORDS.iter().zip(record.words());
+            let name = |word| format!("sampling.{}.{word}", objective.name());
+            scalars.extend(words.map(|(word, value)| (name(word), value)));
+        }
+        scalars
+    }
+
+    /// Overwrites the scalars, given in the order of [`Self::scalars`].
+    pub(crate) fn set_scalars(&mut self, values: &[u64]) {
+        let mut values = values.iter().copied();
+        let mut next = || values.next().unwrap_or_default();
+        (self.step, self.updates, self.bad_rows) = (next(), next(), next());
+        for record in &mut self.sampling.records {
+            *record = Record::from_words(std::array::from_fn(|_| next()));
+        }
     }
 
     /// blake3 over (path, shape, little-endian bytes) of every vector in path order, then the
@@ -74,7 +125,7 @@ impl State {
         slots.sort_by(|a, b| a.path.cmp(&b.path));
         let mut hasher = blake3::Hasher::new();
         let mut bytes = Vec::new();
-        for (kind, values) in VECTORS.iter().zip(self.vectors()) {
+        for (kind, values) in self.vectors() {
             for slot in &slots {
                 hasher
                     .update(kind.as_bytes())
@@ -89,7 +140,7 @@ impl State {
                 hasher.update(&bytes);
             }
         }
-        for scalar in self.scalars() {
+        for (_, scalar) in self.scalars() {
             hasher.update(&scalar.to_le_bytes());
         }
         hasher.finalize().to_hex().to_string()
@@ -100,6 +151,8 @@ impl State {
     ///
     /// m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2;
     /// p <- p - lr wd p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    ///
+    /// and, where a moving average is kept, e <- d e + (1 - d) p.
     pub fn update(&mut self, layout: &Layout, g: &[f32], scale: f32, lr: f64, spec: &TrainSpec) {
         self.updates += 1;
         let t = self.updates as f64;
@@ -122,6 +175,12 @@ impl State {
                 *m = b1 * *m + (1.0 - b1) * g;
                 *v = b2 * *v + (1.0 - b2) * (g * g);
                 *p = *p * decay - step_size * *m / (v.sqrt() / root_correction + eps);
+            }
+        }
+        if let Some(ema) = &mut self.ema {
+            let (old, new) = (spec.ema as f32, (1.0 - spec.ema) as f32);
+            for (e, p) in ema.iter_mut().zip(&self.parameters) {
+                *e = old * *e + new * *p;
             }
         }
     }
@@ -184,6 +243,11 @@ mod tests {
         RunSpec::parse("", &[]).unwrap().train
     }
 
+    fn state(parameters: Vec<f32>, train: &TrainSpec) -> State {
+        let tasks = RunSpec::parse("", &[]).unwrap().tasks;
+        State::initial(parameters, &Rule::new(&tasks, 100), train)
+    }
+
     #[test]
     fn the_schedule_rises_linearly_and_falls_along_a_cosine() {
         let spec = TrainSpec {
@@ -212,7 +276,7 @@ mod tests {
 
     /// PyTorch's documented AdamW, in f64 and one value at a time.
     #[test]
-    fn the_update_is_adamw() {
+    fn the_update_is_adamw_and_its_average_a_moving_one() {
         let slot = |path: &str, offset, decay| ringmaster_model::flat::Slot {
             path: path.into(),
             shape: vec![2],
@@ -227,10 +291,12 @@ mod tests {
         let start = [0.5_f64, -0.25, 1.0, -2.0];
         let spec = TrainSpec {
             weight_decay: 0.1,
+            ema: 0.75,
             ..spec()
         };
-        let mut state = State::initial(start.iter().map(|v| *v as f32).collect());
+        let mut state = state(start.map(|v| v as f32).to_vec(), &spec);
         let (mut p, mut m, mut v) = (start, [0.0; 4], [0.0; 4]);
+        let mut e = start;
         for t in 1..=5 {
             let g = [0.1 * f64::from(t), -0.2, 0.3, 0.05 * f64::from(t)];
             let flat: Vec<f32> = g.iter().map(|g| *g as f32).collect();
@@ -243,9 +309,11 @@ mod tests {
                 let m_hat = m[i] / (1.0 - spec.beta1.powi(t));
                 let v_hat = v[i] / (1.0 - spec.beta2.powi(t));
                 p[i] -= 0.01 * m_hat / (v_hat.sqrt() + spec.eps);
+                e[i] = 0.75 * e[i] + 0.25 * p[i];
             }
         }
-        for (mine, oracle) in state.parameters.iter().zip(p) {
+        let mine = state.parameters.iter().chain(state.evaluated());
+        for (mine, oracle) in mine.zip(p.into_iter().chain(e)) {
             assert!((f64::from(*mine) - oracle).abs() < 1e-6, "{mine} {oracle}");
         }
     }
@@ -263,11 +331,15 @@ mod tests {
             slots: vec![slot],
             total: 3,
         };
-        let state = State::initial(vec![1.0, 2.0, 3.0]);
-        let mut others = vec![state.clone(), state.clone(), state.clone()];
+        let average = TrainSpec { ema: 0.9, ..spec() };
+        let state = state(vec![1.0, 2.0, 3.0], &average);
+        let mut others = vec![state.clone(); 6];
         others[0].second[2] = f32::from_bits(1);
         others[1].updates = 1;
         others[2].parameters[0] = f32::from_bits(1.0_f32.to_bits() ^ 1);
+        others[3].ema.as_mut().unwrap()[1] = 0.0;
+        others[4].ema = None;
+        others[5].sampling.records[7].loss = f64::from_bits(1);
         for other in others {
             assert_ne!(state.digest(&layout), other.digest(&layout));
         }

@@ -6,7 +6,7 @@ use ringmaster_proto::v1::{Origin, Resume};
 use ringmaster_ring::{Ring, Tag};
 
 use crate::WorkerError;
-use crate::optimizer::{SCALARS, State, VECTORS};
+use crate::optimizer::State;
 
 /// Where a copy of the state is stamped in the ring's frames.
 const COPY: u32 = u32::MAX;
@@ -45,23 +45,24 @@ pub(crate) fn needs_copy(resume: &Resume) -> bool {
 }
 
 fn to_bytes(state: &State) -> Vec<u8> {
-    let scalars = state.scalars();
-    let mut bytes = Vec::with_capacity(8 * SCALARS.len() + 4 * VECTORS.len() * state.first.len());
-    bytes.extend(scalars.iter().flat_map(|scalar| scalar.to_le_bytes()));
-    for vector in state.vectors() {
+    let (scalars, vectors) = (state.scalars(), state.vectors());
+    let mut bytes = Vec::with_capacity(8 * scalars.len() + 4 * vectors.len() * state.first.len());
+    bytes.extend(scalars.iter().flat_map(|(_, value)| value.to_le_bytes()));
+    for (_, vector) in vectors {
         bytes.extend(vector.iter().flat_map(|value| value.to_le_bytes()));
     }
     bytes
 }
 
-/// Inverse of [`to_bytes`]; `bytes` has the length that this state's layout gives.
+/// Inverse of [`to_bytes`]; `bytes` has the length that this state has itself.
 fn from_bytes(bytes: &[u8], state: &mut State) {
-    let (scalars, values) = bytes.split_at(8 * SCALARS.len());
-    let mut read = [0; SCALARS.len()];
-    for (scalar, bytes) in read.iter_mut().zip(scalars.as_chunks::<8>().0) {
-        *scalar = u64::from_le_bytes(*bytes);
-    }
-    state.set_scalars(read);
+    let (scalars, values) = bytes.split_at(8 * state.scalars().len());
+    let scalars = scalars.as_chunks::<8>().0.iter();
+    state.set_scalars(
+        &scalars
+            .map(|word| u64::from_le_bytes(*word))
+            .collect::<Vec<_>>(),
+    );
     let mut values = values.as_chunks::<4>().0.iter();
     for vector in state.vectors_mut() {
         for (value, bytes) in vector.iter_mut().zip(&mut values) {
@@ -76,12 +77,18 @@ mod tests {
 
     #[test]
     fn a_state_survives_the_wire() {
-        let mut state = State::initial(vec![1.5, -2.0, f32::MIN_POSITIVE]);
-        state.set_scalars([7, 6, 1]);
-        state.first = vec![0.1, 0.2, 0.3];
-        state.second = vec![1e-9, 2.0, 3.0];
-        let mut copy = State::initial(vec![0.0; 3]);
-        from_bytes(&to_bytes(&state), &mut copy);
-        assert_eq!(copy, state);
+        for ema in [None, Some(vec![7.0, -0.5, 1e-9])] {
+            let mut state = State::blank(3);
+            let scalars: Vec<u64> = (1..=state.scalars().len() as u64).collect();
+            state.set_scalars(&scalars);
+            state.parameters = vec![1.5, -2.0, f32::MIN_POSITIVE];
+            state.first = vec![0.1, 0.2, 0.3];
+            state.second = vec![1e-9, 2.0, 3.0];
+            state.ema = ema;
+            let mut copy = State::blank(3);
+            copy.ema = state.ema.as_ref().map(|_| vec![0.0; 3]);
+            from_bytes(&to_bytes(&state), &mut copy);
+            assert_eq!(copy, state);
+        }
     }
 }

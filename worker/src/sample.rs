@@ -52,7 +52,7 @@ impl Sampler {
         let row = &self.rows[self.next % self.rows.len()];
         let question = row.question.clone().unwrap_or_default();
         let picture = [row.image.as_slice()];
-        let model = trainer.model.clone();
+        let model = trainer.evaluated_model();
         let context = Answering {
             spec: &self.spec,
             device: &self.device,

@@ -15,7 +15,9 @@ use ringmaster_ring::{Abort, Ring, Tag, fixed};
 use crate::WorkerError;
 use crate::batch;
 use crate::feeder::{Feeder, MicroBatch, StepInput};
+use crate::objective::Objective;
 use crate::optimizer::{self, State};
+use crate::sampling::Rule;
 use crate::statistics::Statistics;
 
 /// Bucket number of the statistics in the ring's frames.
@@ -25,6 +27,7 @@ const STATISTICS: u32 = u32::MAX - 1;
 pub(crate) struct Trainer {
     spec: Arc<RunSpec>,
     total_steps: u64,
+    rule: Rule,
     device: Device,
     pub(crate) layout: Layout,
     pub(crate) model: Model,
@@ -65,7 +68,8 @@ impl Trainer {
         let device = device.clone().autodiff();
         let model = Model::new(&spec.model, spec.run.seed, &device);
         let layout = flat::layout(&model);
-        let state = State::initial(flat::parameters(&model, &layout));
+        let rule = Rule::new(&spec.tasks, total_steps);
+        let state = State::initial(flat::parameters(&model, &layout), &rule, &spec.train);
         let exact = if spec.train.reduction == Reduction::Exact {
             layout.total
         } else {
@@ -79,6 +83,7 @@ impl Trainer {
         Self {
             spec,
             total_steps,
+            rule,
             device,
             layout,
             model,
@@ -90,18 +95,29 @@ impl Trainer {
     /// Goes back to the state before the first step.
     pub(crate) fn restart(&mut self) {
         self.model = Model::new(&self.spec.model, self.spec.run.seed, &self.device);
-        self.state = State::initial(flat::parameters(&self.model, &self.layout));
+        let parameters = flat::parameters(&self.model, &self.layout);
+        self.state = State::initial(parameters, &self.rule, &self.spec.train);
     }
 
     /// Goes to the state before the first step of a run that starts from `parameters`.
     pub(crate) fn start_from(&mut self, parameters: Vec<f32>) {
-        self.adopt(State::initial(parameters));
+        let state = State::initial(parameters, &self.rule, &self.spec.train);
+        self.adopt(state);
     }
 
     /// Puts `state` in place of the current one.
     pub(crate) fn adopt(&mut self, state: State) {
         self.state = state;
         self.load_parameters();
+    }
+
+    /// The model that evaluation sees.
+    pub(crate) fn evaluated_model(&self) -> Model {
+        let model = self.model.clone();
+        match &self.state.ema {
+            Some(ema) => flat::with_parameters(model, &self.layout, ema),
+            None => model,
+        }
     }
 
     /// One optimizer step: fetch; per owned lane forward, backward, convert, accumulate;
@@ -117,18 +133,21 @@ impl Trainer {
         let started = Instant::now();
         let mut clock = Clock::default();
 
+        let probabilities = self.state.sampling.probabilities();
         let StepInput {
             step,
             lanes,
             mut statistics,
-        } = timed(&mut clock.data, || feeder.next(&member.abort))?;
+        } = timed(&mut clock.data, || {
+            feeder.next(&probabilities, &member.abort)
+        })?;
         debug_assert_eq!(step.0, self.state.step);
         let own_rows = statistics.rows;
         timed(&mut clock.compute, || {
             self.gradients.clear();
-            lanes
-                .iter()
-                .try_for_each(|lane| self.accumulate(lane, &mut statistics))
+            lanes.iter().try_for_each(|(objective, lane)| {
+                self.accumulate(*objective, lane, &mut statistics)
+            })
         })?;
 
         vote(&mut statistics, member.drain.load(Ordering::Acquire));
@@ -137,16 +156,15 @@ impl Trainer {
         })?;
 
         let lr = optimizer::learning_rate(step.0, self.total_steps, &self.spec.train);
-        let skipped = all.bad_values > 0 || all.tokens == 0;
+        let skipped = all.bad_values > 0 || all.all_tokens() == 0;
         let norm = timed(&mut clock.optimizer, || self.update(skipped, lr));
-        self.state.step += 1;
-        self.state.bad_rows += all.bad_rows.cast_unsigned();
+        self.advance(&all, skipped);
         let boundary = self.boundary(all);
 
         let done = StepDone {
             step: self.state.step,
             loss: all.mean_loss(),
-            tokens: all.tokens.cast_unsigned(),
+            tokens: all.all_tokens().cast_unsigned(),
             rows: all.rows.cast_unsigned(),
             row_hash: all.row_hash.cast_unsigned(),
             grad_norm: norm,
@@ -160,6 +178,7 @@ impl Trainer {
             reduce_seconds: clock.reduce,
             optimizer_seconds: clock.optimizer,
             step_seconds: started.elapsed().as_secs_f64(),
+            objectives: all.by_objective(&probabilities),
         };
         Ok((done, boundary))
     }
@@ -180,6 +199,7 @@ impl Trainer {
     /// gradient and adds it to the owned lanes' sum.
     fn accumulate(
         &mut self,
+        objective: Objective,
         lane: &MicroBatch,
         statistics: &mut Statistics,
     ) -> Result<(), WorkerError> {
@@ -197,7 +217,7 @@ impl Trainer {
             &self.layout,
             &mut self.gradients.lane,
         );
-        statistics.add_loss(batch::scalar(loss)?, lane.tokens.counted());
+        statistics.add_loss(objective, batch::scalar(loss)?, lane.tokens.counted());
         let bad = self.gradients.add_lane(self.spec.data.lanes);
         statistics.bad_values = statistics.bad_values.saturating_add_unsigned(bad);
         Ok(())
@@ -212,11 +232,11 @@ impl Trainer {
     ) -> Result<Statistics, WorkerError> {
         let mut vector = own.to_vector();
         ring.all_reduce_i64(Tag::new(step.0, STATISTICS), &mut vector)?;
-        let all = Statistics::from_vector(vector);
-        if all.bad_values > 0 || all.tokens == 0 {
+        let all = Statistics::from_vector(&vector);
+        let tokens = all.all_tokens() as f64;
+        if all.bad_values > 0 || tokens == 0.0 {
             return Ok(all);
         }
-        let tokens = all.tokens as f64;
         let bucket_len = (self.spec.train.bucket_mib as usize) << 18;
         let Gradients { exact, reduced, .. } = &mut self.gradients;
         let reduction = self.spec.train.reduction;
@@ -254,6 +274,19 @@ impl Trainer {
         );
         self.load_parameters();
         norm
+    }
+
+    /// Moves the state past the step's rows; what a skipped step came to teaches nothing.
+    fn advance(&mut self, all: &Statistics, skipped: bool) {
+        let state = &mut self.state;
+        state.step += 1;
+        state.bad_rows += all.bad_rows.cast_unsigned();
+        let losses = if skipped {
+            [None; Objective::COUNT]
+        } else {
+            all.losses()
+        };
+        state.sampling.after_step(state.step, losses, &self.rule);
     }
 
     fn load_parameters(&mut self) {

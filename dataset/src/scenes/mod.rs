@@ -1,4 +1,5 @@
-//! The built-in corpus: pictures of one to three shapes, each with a caption and a question.
+//! The built-in corpus: pictures of one to three shapes, each with a caption, a question, the list of
+//! its objects and a statement about it.
 //!
 //! A row is a pure function of (seed, index): nothing is stored, and any row can be made alone.
 //! Shapes and colours are distinct within a scene, so that "the circle" and "the red object" name one
@@ -28,6 +29,12 @@ pub struct Row {
     pub answer: String,
     /// Which kind of question it is; the groups of the evaluation.
     pub template: &'static str,
+    /// The objects of the caption, one by one.
+    pub objects: Vec<String>,
+    /// A statement about the picture.
+    pub hypothesis: String,
+    /// Whether the picture entails it: `entailment`, `neutral` or `contradiction`.
+    pub label: &'static str,
 }
 
 /// Row `index` of the corpus of `seed`.
@@ -36,12 +43,16 @@ pub fn row(seed: u64, index: u64) -> Row {
     let template = Template::ALL[draw.below(Template::ALL.len())];
     let scene = Scene::draw(&mut draw);
     let (question, answer) = template.ask(&scene, &mut draw);
+    let (hypothesis, label) = scene.state(&mut draw);
     Row {
         image: render::render(&scene),
         caption: text::caption(&scene.objects),
         question,
         answer,
         template: template.name(),
+        objects: scene.objects.iter().copied().map(text::object).collect(),
+        hypothesis,
+        label,
     }
 }
 
@@ -90,6 +101,13 @@ impl Shape {
             Self::Bar => "bar",
             Self::Cross => "cross",
         }
+    }
+
+    /// A shape that is not there in this one's colour, which no other object has: seeing the colour
+    /// alone does not tell.
+    fn another(self, draw: &mut Draw) -> Self {
+        let others: Vec<Self> = Self::ALL.into_iter().filter(|s| *s != self).collect();
+        others[draw.below(others.len())]
     }
 }
 
@@ -151,6 +169,20 @@ impl Scene {
             objects,
         }
     }
+
+    /// A statement about the scene and whether it follows from the picture; each label is equally
+    /// likely.
+    fn state(&self, draw: &mut Draw) -> (String, &'static str) {
+        let object = self.objects[draw.below(self.objects.len())];
+        match draw.below(3) {
+            0 => (text::there_is(object), "entailment"),
+            1 => {
+                let shape = object.shape.another(draw);
+                (text::there_is(Object { shape, ..object }), "contradiction")
+            }
+            _ => (text::unseen(object, draw), "neutral"),
+        }
+    }
 }
 
 /// The kinds of questions.
@@ -183,12 +215,7 @@ impl Template {
             Self::Shape => text::shape(object),
             Self::Count => text::count(scene.objects.len()),
             Self::Exists if draw.below(2) == 0 => text::exists(object.color, object.shape, true),
-            Self::Exists => {
-                // The colour is there, so that seeing it alone does not answer the question.
-                let other = |shape: &Shape| *shape != object.shape;
-                let others: Vec<Shape> = Shape::ALL.into_iter().filter(other).collect();
-                text::exists(object.color, others[draw.below(others.len())], false)
-            }
+            Self::Exists => text::exists(object.color, object.shape.another(draw), false),
         }
     }
 }

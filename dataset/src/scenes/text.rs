@@ -1,6 +1,10 @@
-//! Captions, questions and answers.
+//! Captions, questions and answers, and statements.
 
+use super::draw::Draw;
 use super::{Color, Object, Shape};
+
+/// What no picture of shapes tells.
+const UNSEEN: [&str; 4] = ["heavy", "old", "soft", "warm"];
 
 /// "a red circle, a blue square and a green cross".
 pub(super) fn caption(objects: &[Object]) -> String {
@@ -11,10 +15,25 @@ pub(super) fn caption(objects: &[Object]) -> String {
             _ if i + 1 == objects.len() => " and ",
             _ => ", ",
         };
-        let (color, shape) = (object.color.name(), object.shape.name());
-        caption.push_str(&format!("{joint}a {color} {shape}"));
+        caption.push_str(&format!("{joint}a {}", self::object(*object)));
     }
     caption
+}
+
+/// "red circle".
+pub(super) fn object(object: Object) -> String {
+    format!("{} {}", object.color.name(), object.shape.name())
+}
+
+/// "there is a red circle".
+pub(super) fn there_is(object: Object) -> String {
+    format!("there is a {}", self::object(object))
+}
+
+/// "the red circle is heavy".
+pub(super) fn unseen(object: Object, draw: &mut Draw) -> String {
+    let quality = UNSEEN[draw.below(UNSEEN.len())];
+    format!("the {} is {quality}", self::object(object))
 }
 
 pub(super) fn color(object: Object) -> (String, String) {

@@ -10,4 +10,5 @@ mod loader;
 mod manifest;
 mod prepare;
 mod store;
+mod texts;
 mod tokenizer;

@@ -83,6 +83,9 @@ async fn stored_scenes_are_what_the_generator_draws() {
         assert_eq!(example.question.as_ref(), Some(&drawn.question));
         assert_eq!(example.answer.as_ref(), Some(&drawn.answer));
         assert_eq!(example.template.as_deref(), Some(drawn.template));
+        assert_eq!(example.objects, drawn.objects);
+        assert_eq!(example.hypothesis.as_ref(), Some(&drawn.hypothesis));
+        assert_eq!(example.label.as_deref(), Some(drawn.label));
     }
     let held_out = corpus.validation.unwrap();
     let others = read_rows(&held_out, columns, 0..20, scenes::SIZE)

@@ -23,6 +23,20 @@ proptest! {
         prop_assert!(ids.iter().all(|id| (RESERVED..tokenizer.size() as u32).contains(id)));
         prop_assert_eq!(tokenizer.decode(&ids), text);
     }
+
+    #[test]
+    fn words_begin_where_spaces_end(words in prop::collection::vec("[a-zé€,.']{1,6}", 0..8), two in any::<bool>()) {
+        let tokenizer = Tokenizer::train(texts().into_iter(), 400).unwrap();
+        let text = words.join(if two { "  " } else { " " });
+        let (ids, mut starts) = tokenizer.encode_words(&text);
+        prop_assert_eq!(&ids, &tokenizer.encode(&text));
+        prop_assert_eq!(starts.len(), words.len());
+        starts.push(ids.len());
+        for (word, ends) in words.iter().zip(starts.windows(2)) {
+            let decoded = tokenizer.decode(&ids[ends[0]..ends[1]]);
+            prop_assert_eq!(decoded.trim(), word);
+        }
+    }
 }
 
 #[test]

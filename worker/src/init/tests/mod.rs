@@ -59,8 +59,8 @@ fn trained(layout: &Layout) -> Vec<f32> {
 /// A run below `root` that has reached the state of [`trained`].
 async fn run(root: &Store, spec: &RunSpec) -> TrainedRun {
     let layout = layout(&spec.model).unwrap();
-    let mut state = State::initial(trained(&layout));
-    state.step = 7;
+    let mut state = State::blank(layout.total);
+    (state.parameters, state.step) = (trained(&layout), 7);
     let digest = state.digest(&layout);
     let mut parts = Vec::new();
     for part in 0..2 {
