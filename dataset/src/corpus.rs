@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ringmaster_proto::spec::Columns;
 use ringmaster_proto::{RunSpec, keys};
 
@@ -85,30 +86,54 @@ pub async fn read_rows(
     range: Range<u64>,
     image_size: usize,
 ) -> Result<Vec<Example>, DatasetError> {
-    let reader = Reader::new(Arc::clone(manifest), columns)?;
-    let mut examples = Vec::new();
-    for (first, row_group, rows) in chunks(&reader, &range, CHUNK_ROWS) {
-        let stored = reader.read(row_group, rows.clone(), true).await?;
-        // Decoding takes long enough to keep other tasks of this thread waiting.
-        let decoded = tokio::task::spawn_blocking(move || {
-            let mut decoder = Decoder::new(image_size);
-            let decode = |(row, stored)| {
-                let row_id = first + u64::from(row - rows.start);
-                let row = RowRef {
-                    epoch: 0,
-                    pass: 0,
-                    row_group,
-                    row,
-                    row_id,
-                };
-                Example::decode(row, &stored, &mut decoder)
-                    .unwrap_or_else(|_| Example::refused(row, image_size))
+    row_chunks(manifest, columns, range, image_size)?
+        .try_concat()
+        .await
+}
+
+/// The same, a bounded number of rows at a time.
+pub(crate) fn row_chunks(
+    manifest: &Arc<CorpusManifest>,
+    columns: &Columns,
+    range: Range<u64>,
+    image_size: usize,
+) -> Result<impl Stream<Item = Result<Vec<Example>, DatasetError>> + Send + use<>, DatasetError> {
+    let reader = Arc::new(Reader::new(Arc::clone(manifest), columns)?);
+    let chunks = chunks(&reader, &range, CHUNK_ROWS);
+    let decode = move |(first, row_group, rows)| {
+        let reader = Arc::clone(&reader);
+        async move { decode_chunk(&reader, first, row_group, rows, image_size).await }
+    };
+    Ok(stream::iter(chunks).then(decode))
+}
+
+/// Rows `rows` of `row_group`, of which the first is row `first` of the manifest.
+async fn decode_chunk(
+    reader: &Reader,
+    first: u64,
+    row_group: u32,
+    rows: Range<u32>,
+    image_size: usize,
+) -> Result<Vec<Example>, DatasetError> {
+    let stored = reader.read(row_group, rows.clone(), true).await?;
+    // Decoding takes long enough to keep other tasks of this thread waiting.
+    let decoded = tokio::task::spawn_blocking(move || {
+        let mut decoder = Decoder::new(image_size);
+        let decode = |(row, stored)| {
+            let row_id = first + u64::from(row - rows.start);
+            let row = RowRef {
+                epoch: 0,
+                pass: 0,
+                row_group,
+                row,
+                row_id,
             };
-            rows.clone().zip(stored).map(decode).collect::<Vec<_>>()
-        });
-        examples.extend(decoded.await.map_err(|_| DatasetError::LoaderDied)?);
-    }
-    Ok(examples)
+            Example::decode(row, &stored, &mut decoder)
+                .unwrap_or_else(|_| Example::refused(row, image_size))
+        };
+        rows.clone().zip(stored).map(decode).collect::<Vec<_>>()
+    });
+    decoded.await.map_err(|_| DatasetError::LoaderDied)
 }
 
 /// Shows `visit` the texts of the first `rows_max` rows of `manifest`, in manifest order, without

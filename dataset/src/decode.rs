@@ -105,10 +105,27 @@ impl Decoder {
     }
 }
 
-fn decode(encoded: &[u8]) -> Result<Pixels, BadImage> {
+/// Refuses what [`Decoder::decode`] would refuse, as far as a look at the head and the end shows it.
+pub fn check(encoded: &[u8]) -> Result<(), BadImage> {
+    if encoded.len() > ENCODED_BYTES_MAX {
+        return Err(BadImage::Bytes(encoded.len()));
+    }
+    let open = || match codec(encoded)? {
+        Codec::Jpeg => open_jpeg(encoded).map(drop),
+        Codec::Other(format) => open_other(encoded, format).map(drop),
+    };
+    catch_unwind(AssertUnwindSafe(open)).map_err(|_| BadImage::Panic)?
+}
+
+enum Codec {
+    Jpeg,
+    Other(ImageFormat),
+}
+
+fn codec(encoded: &[u8]) -> Result<Codec, BadImage> {
     match encoded {
-        [0xff, 0xd8, 0xff, ..] => decode_jpeg(encoded),
-        [0x89, b'P', b'N', b'G', ..] => decode_other(encoded, ImageFormat::Png),
+        [0xff, 0xd8, 0xff, ..] => Ok(Codec::Jpeg),
+        [0x89, b'P', b'N', b'G', ..] => Ok(Codec::Other(ImageFormat::Png)),
         [
             b'R',
             b'I',
@@ -123,8 +140,15 @@ fn decode(encoded: &[u8]) -> Result<Pixels, BadImage> {
             b'B',
             b'P',
             ..,
-        ] => decode_other(encoded, ImageFormat::WebP),
+        ] => Ok(Codec::Other(ImageFormat::WebP)),
         _ => Err(BadImage::Format),
+    }
+}
+
+fn decode(encoded: &[u8]) -> Result<Pixels, BadImage> {
+    match codec(encoded)? {
+        Codec::Jpeg => decode_jpeg(encoded),
+        Codec::Other(format) => decode_other(encoded, format),
     }
 }
 
@@ -136,6 +160,19 @@ fn check_size(width: usize, height: usize) -> Result<(), BadImage> {
 }
 
 fn decode_jpeg(encoded: &[u8]) -> Result<Pixels, BadImage> {
+    let mut decoder = open_jpeg(encoded)?;
+    let (width, height) = decoder.dimensions().unwrap_or((0, 0));
+    let rgb = decoder
+        .decode()
+        .map_err(|error| BadImage::Codec(one_line(error)))?;
+    if rgb.len() != width * height * 3 {
+        return Err(BadImage::Codec("its colours do not convert to RGB".into()));
+    }
+    Ok(Pixels { width, height, rgb })
+}
+
+/// A decoder that has read the head, and a picture of a size that is decoded.
+fn open_jpeg(encoded: &[u8]) -> Result<JpegDecoder<ZCursor<&[u8]>>, BadImage> {
     // The decoder paints what is missing grey; a picture without its end is no picture.
     if !is_complete_jpeg(encoded) {
         return Err(BadImage::Truncated);
@@ -146,15 +183,12 @@ fn decode_jpeg(encoded: &[u8]) -> Result<Pixels, BadImage> {
         .set_strict_mode(false)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(encoded), options);
-    let codec = |error: zune_jpeg::errors::DecodeErrors| BadImage::Codec(one_line(error));
-    decoder.decode_headers().map_err(codec)?;
+    decoder
+        .decode_headers()
+        .map_err(|error| BadImage::Codec(one_line(error)))?;
     let (width, height) = decoder.dimensions().unwrap_or((0, 0));
     check_size(width, height)?;
-    let rgb = decoder.decode().map_err(codec)?;
-    if rgb.len() != width * height * 3 {
-        return Err(BadImage::Codec("its colours do not convert to RGB".into()));
-    }
-    Ok(Pixels { width, height, rgb })
+    Ok(decoder)
 }
 
 /// Whether an end marker follows the last start of a scan. In between, 0xff is always stuffed, so
@@ -168,20 +202,29 @@ fn is_complete_jpeg(encoded: &[u8]) -> bool {
 }
 
 fn decode_other(encoded: &[u8], format: ImageFormat) -> Result<Pixels, BadImage> {
-    let codec = |error: image::ImageError| BadImage::Codec(one_line(error));
-    let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(DECODER_BYTES_MAX);
-    reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(codec)?;
+    let decoder = open_other(encoded, format)?;
     let (width, height) = decoder.dimensions();
-    check_size(width as usize, height as usize)?;
-    let picture = image::DynamicImage::from_decoder(decoder).map_err(codec)?;
+    let picture = image::DynamicImage::from_decoder(decoder)
+        .map_err(|error| BadImage::Codec(one_line(error)))?;
     Ok(Pixels {
         width: width as usize,
         height: height as usize,
         rgb: picture.into_rgb8().into_raw(),
     })
+}
+
+/// The same for the other formats.
+fn open_other(encoded: &[u8], format: ImageFormat) -> Result<impl ImageDecoder, BadImage> {
+    let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(DECODER_BYTES_MAX);
+    reader.limits(limits);
+    let decoder = reader
+        .into_decoder()
+        .map_err(|error| BadImage::Codec(one_line(error)))?;
+    let (width, height) = decoder.dimensions();
+    check_size(width as usize, height as usize)?;
+    Ok(decoder)
 }
 
 fn one_line(error: impl std::fmt::Display) -> String {

@@ -82,6 +82,31 @@ pub enum DatasetError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of another program, or a place for ours, that cannot be used.
+    #[error("{place}: {reason}; {next}")]
+    Foreign {
+        /// The file, or the place.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        next: String,
+    },
+    /// Too much of somebody's files is unusable.
+    #[error(
+        "{bad} of {rows} rows cannot be used, more than the fraction {limit}; the first: {first}; \
+         mend it, or raise --max-bad-fraction"
+    )]
+    BadRows {
+        /// Rows refused.
+        bad: u64,
+        /// Rows seen.
+        rows: u64,
+        /// The fraction tolerated.
+        limit: f64,
+        /// Place and fault of the first.
+        first: String,
+    },
     /// A broken invariant of the loader.
     #[error("the loader ended without a reason; please report it with the worker's log")]
     LoaderDied,
@@ -98,6 +123,8 @@ impl DatasetError {
             | Self::Columns { .. }
             | Self::Corrupt { .. }
             | Self::Changed { .. }
+            | Self::Foreign { .. }
+            | Self::BadRows { .. }
             | Self::Manifest { .. } => ErrorKind::Data,
             Self::LoaderDied => ErrorKind::Internal,
         }

@@ -5,7 +5,7 @@ use crate::plan::RowRef;
 use crate::rows::{EncodedRow, Texts};
 
 /// Longest text of a row, bytes.
-const TEXT_BYTES_MAX: usize = 64 << 10;
+pub(crate) const TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// Most objects of a row.
 const OBJECTS_MAX: usize = 1024;

@@ -18,12 +18,16 @@ mod error;
 mod example;
 mod footer;
 #[cfg(feature = "read")]
+pub mod import;
+#[cfg(feature = "read")]
 mod loader;
 pub mod manifest;
 mod permutation;
 pub mod plan;
 #[cfg(feature = "read")]
 mod prepare;
+#[cfg(feature = "read")]
+mod questions;
 #[cfg(feature = "read")]
 mod reader;
 #[cfg(feature = "read")]
@@ -33,6 +37,8 @@ pub mod scenes;
 #[cfg(feature = "read")]
 pub mod scenes_corpus;
 pub mod store;
+#[cfg(feature = "read")]
+mod thumbnail;
 #[cfg(feature = "read")]
 mod tokenizer;
 #[cfg(feature = "read")]
@@ -51,6 +57,8 @@ pub use {
     example::Example,
     loader::{LaneBatch, Loader, LoaderOptions, StepBatch},
     prepare::{Prepared, Progress, prepare},
+    questions::{Asked, Question, QuestionBatch, QuestionOptions, Questions},
     rows::Texts,
+    thumbnail::thumbnail,
     tokenizer::Tokenizer,
 };

@@ -29,7 +29,7 @@ const TOKENIZER_FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// Hears how far a long piece of work is.
 pub trait Progress: Send + Sync {
-    /// `done` of `total` units of stage `name` are done.
+    /// `done` of `total` units of stage `name` are done; a `total` of 0 is unknown.
     fn stage(&self, name: &str, done: u64, total: u64);
 }
 

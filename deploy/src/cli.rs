@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, checkpoint, coordinator, corpus, flops, render, status, submit, train, watch, worker,
+    bench, checkpoint, coordinator, corpus, eval, flops, render, status, submit, train, watch,
+    worker,
 };
 use crate::error::{CliError, Exit};
 use crate::logging::LogFormat;
@@ -34,7 +35,9 @@ pub(crate) enum Command {
     Status(status::StatusArgs),
     /// Follow a live run until it ends
     Watch(watch::WatchArgs),
-    /// Make or look at a corpus
+    /// Ask a checkpoint questions and score its answers
+    Eval(eval::EvalArgs),
+    /// Make, import or look at a corpus
     #[command(subcommand)]
     Corpus(corpus::CorpusCommand),
     /// List or show what a run has saved
@@ -72,6 +75,7 @@ impl Command {
             Self::Worker(args) => worker::run(args).await,
             Self::Status(args) => status::run(args).await,
             Self::Watch(args) => watch::run(args).await,
+            Self::Eval(args) => eval::run(args).await,
             Self::Corpus(command) => corpus::run(command).await,
             Self::Checkpoint(command) => checkpoint::run(command).await,
             Self::Flops(args) => flops::run(args),

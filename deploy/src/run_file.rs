@@ -5,8 +5,22 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ringmaster_proto::RunSpec;
+use ringmaster_proto::spec::Columns;
 
 use crate::error::CliError;
+
+/// The keys that [`columns`] takes.
+const COLUMNS: &str = "data.columns.";
+
+/// The columns that overrides name; the rest is found by convention.
+pub(crate) fn columns(overrides: &[String]) -> Result<Columns, CliError> {
+    if let Some(other) = overrides.iter().find(|set| !set.starts_with(COLUMNS)) {
+        let reason = "names no column";
+        let next = "write --set data.columns.caption=COLUMN, or another key of data.columns";
+        return Err(CliError::invalid(format!("--set {other}"), reason, next));
+    }
+    Ok(RunSpec::parse("", overrides)?.data.columns)
+}
 
 /// Which run: a file, and overrides laid over it.
 #[derive(Args, Clone, Debug, Default)]

@@ -251,3 +251,66 @@ fn bench_says_one_line_per_case_and_ends_its_processes() {
         .collect();
     assert_eq!(reductions, ["exact", "f32", "bf16"]);
 }
+
+#[test]
+fn what_cannot_be_imported_or_asked_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let import = ["corpus", "import", "--out", "c", "--from"];
+    let with = |more: &[&'static str]| [&import[..], more].concat();
+    let error = refusal(folder.path(), &with(&["nowhere.jsonl"]), DATA);
+    assert!(error.contains("nowhere.jsonl"), "{error}");
+    std::fs::write(folder.path().join("r.jsonl"), "{\"image\": \"a.png\"}\n").unwrap();
+    let error = refusal(folder.path(), &with(&["r.jsonl"]), DATA);
+    assert!(
+        error.contains("r.jsonl, line 1") && error.contains("a.png"),
+        "{error}"
+    );
+    let error = refusal(
+        folder.path(),
+        &with(&["r.jsonl", "--exclude", "none"]),
+        DATA,
+    );
+    assert!(error.contains("none"), "{error}");
+    let set = ["r.jsonl", "--set", "run.name=x"];
+    let error = refusal(folder.path(), &with(&set), INVALID);
+    assert!(error.contains("data.columns"), "{error}");
+    assert!(!folder.path().join("c").exists());
+    let error = refusal(folder.path(), &["eval"], RETRY);
+    assert!(error.contains("ringmaster train"), "{error}");
+}
+
+#[test]
+fn an_import_says_what_it_wrote_and_what_it_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = "corpus make --out c --rows 20 --held-out 0";
+    let make: Vec<&str> = make.split(' ').collect();
+    assert!(ringmaster(folder.path(), &make).status.success());
+    std::fs::write(folder.path().join("no.txt"), "000000000003\nabsent\n").unwrap();
+    let import = "corpus import --format parquet --from c/train --out d --exclude no.txt \
+                  --rows-per-shard 8 --output json";
+    let import: Vec<&str> = import.split_whitespace().collect();
+    let output = ringmaster(folder.path(), &import);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["rows"], 19);
+    assert_eq!(
+        (&said["shards"], &said["excluded_rows"]),
+        (&3.into(), &1.into())
+    );
+    assert_eq!(
+        (&said["bad_rows"], &said["unmatched_excludes"][0]),
+        (&0.into(), &"absent".into())
+    );
+    let inspect = ["corpus", "inspect", "d", "--output", "json"];
+    let corpus = ringmaster(folder.path(), &inspect).stdout;
+    let corpus: serde_json::Value = serde_json::from_slice(&corpus).unwrap();
+    assert_eq!(
+        (&corpus["rows"], &corpus["shards"]),
+        (&19.into(), &3.into())
+    );
+    assert_eq!(corpus["size_bytes"], said["size_bytes"]);
+}

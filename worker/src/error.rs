@@ -95,6 +95,9 @@ pub enum WorkerError {
         /// Digest computed here.
         found: String,
     },
+    /// There is nothing to evaluate on, or not what is needed.
+    #[error("evaluation: {0}")]
+    Evaluation(String),
     /// A message that the contract does not allow, or a thread that ended too early.
     #[error("internal: {0}; please report it")]
     Internal(String),
@@ -108,6 +111,7 @@ impl WorkerError {
             Self::RunFailed(_)
             | Self::Checkpoint { .. }
             | Self::Initial { .. }
+            | Self::Evaluation(_)
             | Self::BadRows { .. } => ErrorKind::Data,
             Self::Device { .. } | Self::Export { .. } | Self::Init { .. } => ErrorKind::Invalid,
             Self::Dataset(error) => error.kind(),

@@ -35,7 +35,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use device::DeviceChoice;
 pub use error::WorkerError;
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{
+    Bench, Evaluation, Metric, Reference, Scores, TemplateScore, Verdict, evaluate, score,
+};
 
 /// What a worker is started with; everything else comes from the coordinator.
 #[derive(Clone, Debug)]

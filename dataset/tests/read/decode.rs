@@ -3,7 +3,7 @@
 use image::codecs::webp::WebPEncoder;
 use image::{DynamicImage, ExtendedColorType, ImageFormat};
 use proptest::prelude::*;
-use ringmaster_dataset::decode::{BadImage, Decoder, PIXELS_MAX};
+use ringmaster_dataset::decode::{BadImage, Decoder, PIXELS_MAX, check};
 use ringmaster_dataset::normalise;
 
 use crate::corpora::png;
@@ -233,4 +233,23 @@ fn normalising_centres_and_separates_the_channels() {
     for (found, expected) in out.iter().zip(expected) {
         assert!((found - expected).abs() < 1e-6, "{out:?}");
     }
+}
+
+/// A look is enough for what import must not let through, and lets through what decodes.
+#[test]
+fn a_look_at_a_picture_agrees_with_decoding_it() {
+    let whole = png(&gradient(), WIDTH, HEIGHT);
+    let jpeg = include_bytes!("../fixtures/progressive.jpg");
+    for good in [whole.as_slice(), jpeg] {
+        assert_eq!(check(good), Ok(()));
+        assert!(decode(good).is_ok());
+    }
+    for bad in [&b""[..], b"GIF89a", &whole[..20], &jpeg[..jpeg.len() / 2]] {
+        assert!(check(bad).is_err() && decode(bad).is_err());
+    }
+    let side = u32::try_from(PIXELS_MAX).unwrap();
+    let mut huge = whole.clone();
+    // The width stands first in the header; its checksum is not looked at before the size.
+    huge[16..20].copy_from_slice(&side.to_be_bytes());
+    assert!(check(&huge).is_err());
 }

@@ -6,9 +6,12 @@
 mod corpora;
 mod decode;
 mod errors;
+mod foreign;
+mod import;
 mod loader;
 mod manifest;
 mod prepare;
+mod questions;
 mod store;
 mod texts;
 mod tokenizer;

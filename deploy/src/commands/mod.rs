@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod checkpoint;
 pub(crate) mod coordinator;
 pub(crate) mod corpus;
+pub(crate) mod eval;
 pub(crate) mod flops;
 pub(crate) mod render;
 pub(crate) mod status;

@@ -185,10 +185,13 @@ impl Stages {
         Self { bar }
     }
 
-    /// `done` of `total` of the stage `name`.
+    /// `done` of `total` of the stage `name`; a `total` of 0 is unknown.
     pub(crate) fn show(&self, name: &str, done: u64, total: u64) {
         if let Some(bar) = &self.bar {
-            bar.set_length(total);
+            match total {
+                0 => bar.unset_length(),
+                total => bar.set_length(total),
+            }
             bar.set_position(done);
             if bar.message() != name {
                 bar.set_message(name.to_owned());

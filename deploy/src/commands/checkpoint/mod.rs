@@ -108,7 +108,7 @@ async fn show(args: ShowArgs) -> Result<Exit, CliError> {
 
 impl ShowArgs {
     /// The run's root, and the checkpoint asked for.
-    async fn chosen(&self) -> Result<(Store, CheckpointManifest), CliError> {
+    pub(crate) async fn chosen(&self) -> Result<(Store, CheckpointManifest), CliError> {
         let (root, manifests) = checkpoints(self.of.run.as_deref()).await?;
         let chosen = |one: &CheckpointManifest| self.step.is_none_or(|at| at == one.step.0);
         let manifest = manifests.into_iter().rev().find(chosen).ok_or_else(|| {
@@ -120,6 +120,11 @@ impl ShowArgs {
             CliError::refused(ErrorKind::Data, thing, "does not exist", next)
         })?;
         Ok((root, manifest))
+    }
+
+    /// Form of the output.
+    pub(crate) fn output(&self) -> Output {
+        self.of.output
     }
 }
 

@@ -1,20 +1,27 @@
 //! What the model has learned, measured on held-out rows: answers written token by token, and how
 //! much of that needs the right image.
 
+mod bench;
+mod metrics;
+mod normalise;
+mod scores;
+
 use std::collections::{BTreeMap, HashMap};
 
-use burn::tensor::Device;
 use ringmaster_dataset::{Corpus, Example, Store, Texts};
-use ringmaster_model::Model;
-use ringmaster_model::flat;
 use ringmaster_proto::RunSpec;
 use ringmaster_proto::checkpoint::CheckpointManifest;
 use serde::Serialize;
 
+use self::bench::Inquiry;
+use self::normalise::plain;
 use crate::feeder::{MicroBatch, images};
 use crate::objective::{self, Objective};
-use crate::sample::Answering;
-use crate::{DeviceChoice, WorkerError, batch, checkpoint};
+use crate::{DeviceChoice, WorkerError, batch};
+
+pub use self::bench::{Bench, Verdict};
+pub use self::metrics::{Metric, Reference};
+pub use self::scores::{Scores, TemplateScore, score};
 
 /// Rows per forward pass.
 const BATCH: usize = 64;
@@ -60,23 +67,17 @@ pub async fn evaluate(
     let Some(held_out) = corpus.validation.as_ref().filter(|_| spec.eval.rows > 0) else {
         return Ok(evaluation);
     };
-    let device = device.resolve()?;
-    let model = Model::new(&spec.model, spec.run.seed, &device);
-    let layout = flat::layout(&model);
-    let state = checkpoint::load(root, manifest, &layout).await?;
-    let model = flat::with_parameters(model, &layout, state.evaluated());
+    let bench = Bench::open(spec, &corpus.tokenizer, root, manifest, device).await?;
     let rows = 0..spec.eval.rows.min(held_out.rows());
     let rows =
         ringmaster_dataset::read_rows(held_out, &spec.data.columns, rows, spec.model.image_size)
             .await?;
     let rows: Vec<Example> = rows.into_iter().filter(|row| row.weight > 0.0).collect();
-    let bench = Bench {
-        spec,
-        corpus,
-        device,
-        model,
-        pictures: exchanged(&rows),
+    let pictures = exchanged(&rows);
+    let held_out = HeldOut {
+        bench: &bench,
         rows: &rows,
+        pictures,
     };
     let asked: Vec<usize> = supported(&rows, Objective::QuestionAnswering);
     let captioned = supported(&rows, Objective::Captioning);
@@ -87,55 +88,45 @@ pub async fn evaluate(
         progress(done, total);
     };
     if !asked.is_empty() {
-        evaluation.exact_match = Some(bench.exact_match(&asked, false, &mut tick));
-        evaluation.shuffled_exact_match = Some(bench.exact_match(&asked, true, &mut tick));
+        evaluation.exact_match = Some(held_out.exact_match(&asked, false, &mut tick));
+        evaluation.shuffled_exact_match = Some(held_out.exact_match(&asked, true, &mut tick));
         evaluation.baseline_exact_match = Some(baseline(spec, corpus, &rows, &asked).await?);
     }
     if !captioned.is_empty() {
-        evaluation.caption_loss = Some(bench.caption_loss(&captioned, false, &mut tick)?);
-        evaluation.shuffled_caption_loss = Some(bench.caption_loss(&captioned, true, &mut tick)?);
+        evaluation.caption_loss = Some(held_out.caption_loss(&captioned, false, &mut tick)?);
+        evaluation.shuffled_caption_loss =
+            Some(held_out.caption_loss(&captioned, true, &mut tick)?);
     }
     Ok(evaluation)
 }
 
-/// A loaded model and the rows it is measured on.
-struct Bench<'a> {
-    spec: &'a RunSpec,
-    corpus: &'a Corpus,
-    device: Device,
-    model: Model,
+/// The rows a model is measured on.
+struct HeldOut<'a> {
+    bench: &'a Bench,
     rows: &'a [Example],
     /// For each row, the row whose image it gets when images are exchanged.
     pictures: Vec<usize>,
 }
 
-impl Bench<'_> {
-    fn answering(&self) -> Answering<'_> {
-        Answering {
-            spec: &self.spec.model,
-            device: &self.device,
-            tokenizer: &self.corpus.tokenizer,
-        }
-    }
-
+impl HeldOut<'_> {
     fn picture(&self, row: usize, exchange: bool) -> &[u8] {
         &self.rows[if exchange { self.pictures[row] } else { row }].image
     }
 
     fn exact_match(&self, asked: &[usize], exchange: bool, tick: &mut impl FnMut(usize)) -> f64 {
-        let mut right = 0;
+        let inquiry = |row: &usize| Inquiry {
+            image: self.picture(*row, exchange),
+            text: self.rows[*row].question.as_deref().unwrap_or_default(),
+            reference: reference(&self.rows[*row]),
+        };
+        let mut right = 0.0;
         for chunk in asked.chunks(BATCH) {
-            let question = |row: &usize| self.rows[*row].question.as_deref().unwrap_or_default();
-            let pictures: Vec<&[u8]> = chunk.iter().map(|r| self.picture(*r, exchange)).collect();
-            let questions: Vec<&str> = chunk.iter().map(question).collect();
-            let answers = self.answering().answers(&self.model, &pictures, &questions);
-            for (row, answer) in chunk.iter().zip(&answers) {
-                let reference = self.rows[*row].answer.as_deref().unwrap_or_default();
-                right += usize::from(normalise(answer) == normalise(reference));
-            }
+            let inquiries: Vec<Inquiry> = chunk.iter().map(inquiry).collect();
+            let verdicts = self.bench.verdicts(Metric::Exact, &inquiries);
+            right += verdicts.iter().map(|verdict| verdict.score).sum::<f64>();
             tick(chunk.len());
         }
-        right as f64 / asked.len() as f64
+        right / asked.len() as f64
     }
 
     fn caption_loss(
@@ -144,12 +135,17 @@ impl Bench<'_> {
         exchange: bool,
         tick: &mut impl FnMut(usize),
     ) -> Result<f64, WorkerError> {
+        let Bench {
+            spec,
+            tokenizer,
+            device,
+            model,
+        } = self.bench;
         let (mut sum, mut tokens) = (0.0, 0);
         for chunk in captioned.chunks(BATCH) {
             let rows: Vec<Example> = chunk.iter().map(|row| self.rows[*row].clone()).collect();
-            let lens = self.answering().lens();
-            let texts =
-                objective::tokens(Objective::Captioning, &rows, &self.corpus.tokenizer, lens);
+            let lens = self.bench.answering().lens();
+            let texts = objective::tokens(Objective::Captioning, &rows, tokenizer, lens);
             tokens += texts.counted();
             let micro = MicroBatch {
                 lane: 0,
@@ -157,11 +153,18 @@ impl Bench<'_> {
                 tokens: texts,
                 rows: chunk.len(),
             };
-            let batch = batch::on_device(&micro, &self.spec.model, &self.device);
-            sum += f64::from(batch::scalar(self.model.loss_sum(batch))?);
+            let batch = batch::on_device(&micro, spec, device);
+            sum += f64::from(batch::scalar(model.loss_sum(batch))?);
             tick(chunk.len());
         }
         Ok(sum / tokens.max(1) as f64)
+    }
+}
+
+fn reference(row: &Example) -> Reference<'_> {
+    Reference {
+        answer: row.answer.as_deref().unwrap_or_default(),
+        annotators: &[],
     }
 }
 
@@ -189,7 +192,7 @@ async fn baseline(
     let count = |text: Texts| {
         if let Some(answer) = text.answer {
             let template = counts.entry(text.template.unwrap_or_default()).or_default();
-            *template.entry(normalise(&answer)).or_default() += 1;
+            *template.entry(plain(&answer)).or_default() += 1;
         }
     };
     ringmaster_dataset::read_texts(&corpus.train, &spec.data.columns, BASELINE_ROWS, count).await?;
@@ -204,32 +207,8 @@ async fn baseline(
     };
     let right = asked.iter().filter(|row| {
         let row = &rows[**row];
-        let answer = normalise(row.answer.as_deref().unwrap_or_default());
+        let answer = plain(row.answer.as_deref().unwrap_or_default());
         favourite(row.template.as_deref().unwrap_or_default()) == Some(&answer)
     });
     Ok(right.count() as f64 / asked.len() as f64)
-}
-
-/// Open-vocabulary comparison: lower case, no punctuation, no articles, single spaces.
-fn normalise(text: &str) -> String {
-    let plain: String = text
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_alphanumeric() { c } else { ' ' })
-        .collect();
-    let words = plain
-        .split_whitespace()
-        .filter(|word| !matches!(*word, "a" | "an" | "the"));
-    words.collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_compared_without_case_articles_and_punctuation() {
-        assert_eq!(normalise(" The Red,  circle."), "red circle");
-        assert_ne!(normalise("red"), normalise("blue"));
-    }
 }

@@ -1,4 +1,6 @@
-//! `ringmaster corpus`: make the built-in corpus, look at any.
+//! `ringmaster corpus`: make the built-in corpus, import one, look at any.
+
+mod import;
 
 use std::sync::Arc;
 
@@ -19,6 +21,8 @@ const SAMPLE_ROWS: u64 = 10_000;
 pub(crate) enum CorpusCommand {
     /// Write the built-in scenes corpus: rendered shapes with captions, questions and answers
     Make(MakeArgs),
+    /// Write another data set as Parquet shards, but for pictures that must stay out
+    Import(import::ImportArgs),
     /// Show rows, shards, row groups, sizes and texts of a Parquet corpus
     Inspect(InspectArgs),
 }
@@ -54,6 +58,7 @@ pub(crate) struct InspectArgs {
 pub(crate) async fn run(command: CorpusCommand) -> Result<Exit, CliError> {
     match command {
         CorpusCommand::Make(args) => make(args).await,
+        CorpusCommand::Import(args) => import::run(args).await,
         CorpusCommand::Inspect(args) => inspect(args).await,
     }
 }

@@ -1,0 +1,240 @@
+//! The files of other programs, row by row: what `corpus import` stores and what `eval` asks.
+//!
+//! A reader pushes rows to a visitor, one at a time and in the order of the file, so that a file of
+//! any length is read in little memory. What is wrong with one row is the visitor's to judge; what
+//! is wrong with the whole file ends the reading.
+
+mod exclusion;
+mod gqa;
+mod json;
+mod jsonl;
+mod parquet;
+mod pictures;
+mod run;
+mod shards;
+mod snli_ve;
+mod tolerance;
+mod vqa2;
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use bytes::Bytes;
+use ringmaster_proto::spec::Columns;
+
+use crate::decode;
+use crate::error::DatasetError;
+use crate::example::TEXT_BYTES_MAX;
+
+pub use exclusion::Exclusion;
+pub use run::{ImportOptions, Imported, import};
+pub use tolerance::Tolerance;
+
+/// Names in one picture, and answers to one question, at most.
+const LIST_MAX: usize = 256;
+
+/// Whose files they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A line of JSON per row, pictures in a folder.
+    Jsonl,
+    /// Parquet with the pictures inside, as Hugging Face `datasets` writes it.
+    Parquet,
+    /// SNLI-VE: a line of JSON per pair, pictures of Flickr30k.
+    SnliVe,
+    /// VQA2: a file of questions and one of annotations, pictures of COCO.
+    Vqa2,
+    /// GQA: questions by their ids, pictures of Visual Genome.
+    Gqa,
+}
+
+impl Format {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Jsonl, "jsonl"),
+        (Self::Parquet, "parquet"),
+        (Self::SnliVe, "snli-ve"),
+        (Self::Vqa2, "vqa2"),
+        (Self::Gqa, "gqa"),
+    ];
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|(_, name)| *name == text);
+        found
+            .map(|(format, _)| *format)
+            .ok_or_else(|| format!("{text:?} is not jsonl, parquet, snli-ve, vqa2 or gqa"))
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = Self::ALL.iter().find(|(format, _)| format == self);
+        f.write_str(found.map_or("", |(_, name)| name))
+    }
+}
+
+/// Files to read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Whose files they are.
+    pub format: Format,
+    /// A file, or where the format may have several, a folder of them.
+    pub from: PathBuf,
+    /// The answers, where they have a file of their own.
+    pub annotations: Option<PathBuf>,
+    /// Folder of the pictures; absent: the folder of `from`.
+    pub images: Option<PathBuf>,
+    /// Column names, for Parquet; found by convention where absent.
+    pub columns: Columns,
+}
+
+/// One row of somebody's data set. Texts are `None` where it has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Where it stands, for messages.
+    pub place: String,
+    /// What its source calls the row; empty: nothing.
+    pub id: String,
+    /// What its source calls the picture; empty: nothing.
+    pub image_id: String,
+    /// Name of the picture's file below its folder; empty where the picture has no file.
+    pub path: String,
+    /// JPEG, PNG or WebP.
+    pub image: Bytes,
+    /// What the picture shows.
+    pub caption: Option<String>,
+    /// A question about it; comes with `answer`.
+    pub question: Option<String>,
+    /// The answer; of several, the one most people gave.
+    pub answer: Option<String>,
+    /// Every answer that people gave, where the source has them.
+    pub annotators: Vec<String>,
+    /// Kind of the question.
+    pub template: Option<String>,
+    /// Names of the things in the picture.
+    pub objects: Vec<String>,
+    /// A statement about the picture; comes with `label`.
+    pub hypothesis: Option<String>,
+    /// Whether the picture entails it: `entailment`, `neutral` or `contradiction`.
+    pub label: Option<String>,
+}
+
+/// A row that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct BadRow {
+    /// Where it stands.
+    pub place: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Takes one row; `Break` ends the reading.
+type Visit<'a> = dyn FnMut(Result<Row, BadRow>) -> ControlFlow<()> + 'a;
+
+/// Shows `visit` every row of `source`, in the order of its files. Blocks.
+pub fn read(
+    source: &Source,
+    visit: &mut dyn FnMut(Result<Row, BadRow>) -> ControlFlow<()>,
+) -> Result<(), DatasetError> {
+    let visit = &mut |row: Result<Row, BadRow>| visit(row.and_then(usable));
+    match source.format {
+        Format::Jsonl => jsonl::read(source, visit),
+        Format::Parquet => parquet::read(source, visit),
+        Format::SnliVe => snli_ve::read(source, visit),
+        Format::Vqa2 => vqa2::read(source, visit),
+        Format::Gqa => gqa::read(source, visit),
+    }
+}
+
+/// Refuses what training would refuse, as far as the head of a picture shows it.
+fn usable(row: Row) -> Result<Row, BadRow> {
+    let bad = |reason: String| BadRow {
+        place: row.place.clone(),
+        reason,
+    };
+    let asks = row.question.is_some() && row.answer.is_some();
+    let states = row.hypothesis.is_some() && row.label.is_some();
+    if row.caption.is_none() && !asks && !states && row.objects.is_empty() {
+        return Err(bad(
+            "it has neither a caption, nor a question with an answer, nor a hypothesis with a \
+             label, nor objects"
+                .into(),
+        ));
+    }
+    let texts = [
+        &row.caption,
+        &row.question,
+        &row.answer,
+        &row.template,
+        &row.hypothesis,
+        &row.label,
+    ];
+    let lists = row.objects.iter().chain(&row.annotators);
+    let longest = texts
+        .into_iter()
+        .flatten()
+        .chain(lists)
+        .map(String::len)
+        .max();
+    if let Some(bytes) = longest.filter(|bytes| *bytes > TEXT_BYTES_MAX) {
+        return Err(bad(format!(
+            "a text has {bytes} bytes, more than {TEXT_BYTES_MAX}"
+        )));
+    }
+    let most = row.objects.len().max(row.annotators.len());
+    if most > LIST_MAX {
+        return Err(bad(format!(
+            "a list has {most} entries, more than {LIST_MAX}"
+        )));
+    }
+    match decode::check(&row.image) {
+        Ok(()) => Ok(row),
+        Err(error) if row.path.is_empty() => Err(bad(format!("the picture: {error}"))),
+        Err(error) => Err(bad(format!("picture {}: {error}", row.path))),
+    }
+}
+
+/// A text, unless there is nothing in it.
+fn text(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.trim().is_empty())
+}
+
+/// The files that `from` names: itself, or the files of a folder whose names end in `ending`, sorted.
+fn files(from: &Path, ending: &str) -> Result<Vec<PathBuf>, DatasetError> {
+    if !from.is_dir() {
+        return Ok(vec![from.to_owned()]);
+    }
+    let entries = std::fs::read_dir(from).map_err(|error| unreadable(from, error))?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let paths: Result<Vec<PathBuf>, _> = paths.collect();
+    let mut paths = paths.map_err(|error| unreadable(from, error))?;
+    let ends = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|extension| extension == ending)
+    };
+    paths.retain(|path| ends(path) && path.is_file());
+    paths.sort();
+    if paths.is_empty() {
+        let reason = format!("holds no file whose name ends in .{ending}");
+        return Err(foreign(from, reason, "name the file, or check --format"));
+    }
+    Ok(paths)
+}
+
+fn unreadable(path: &Path, error: impl fmt::Display) -> DatasetError {
+    foreign(path, error, "check the path and its permissions")
+}
+
+fn foreign(path: &Path, reason: impl fmt::Display, next: impl fmt::Display) -> DatasetError {
+    DatasetError::Foreign {
+        place: path.display().to_string(),
+        reason: reason.to_string(),
+        next: next.to_string(),
+    }
+}

@@ -1,0 +1,192 @@
+//! The files of VQA2, GQA and SNLI-VE, written here as they are published.
+
+use std::path::Path;
+
+use ringmaster_dataset::import::{Format, Row};
+use serde_json::{Value, json};
+
+use crate::import::{folder, picture, rows, source};
+
+fn write(path: &Path, json: &Value) {
+    std::fs::write(path, json.to_string()).unwrap();
+}
+
+/// A folder with pictures of these names.
+fn pictures(names: &[&str]) -> tempfile::TempDir {
+    let folder = folder(0..0, &[]);
+    for (id, name) in (0..).zip(names) {
+        std::fs::write(folder.path().join(name), picture(id)).unwrap();
+    }
+    folder
+}
+
+fn vqa2_files(folder: &Path) {
+    // The part of COCO comes after the questions here, and before them elsewhere.
+    let questions = json!({
+        "info": {"description": "x", "contributor": ["a", {"b": 1}]},
+        "questions": [
+            {"image_id": 42, "question": "What is it?", "question_id": 42000},
+            {"image_id": 42, "question": "Is it?", "question_id": 42001},
+        ],
+        "data_subtype": "val2014",
+    });
+    let answers = |said: &[&str]| -> Vec<Value> {
+        let answer =
+            |(id, said)| json!({"answer": said, "answer_confidence": "yes", "answer_id": id});
+        (1..).zip(said).map(answer).collect()
+    };
+    let annotations = json!({
+        "annotations": [
+            {"question_type": "is it", "multiple_choice_answer": "no", "image_id": 42,
+             "answers": answers(&["no", "no", "yes"]), "answer_type": "yes/no",
+             "question_id": 42001},
+            {"question_type": "what is", "multiple_choice_answer": "cat", "image_id": 42,
+             "answers": answers(&["cat"]), "answer_type": "other", "question_id": 42000},
+        ],
+        "license": {"name": "x"},
+    });
+    write(&folder.join("q.json"), &questions);
+    write(&folder.join("a.json"), &annotations);
+}
+
+#[test]
+fn vqa2_is_joined_by_the_ids_of_the_questions() {
+    let folder = pictures(&["COCO_val2014_000000000042.jpg"]);
+    vqa2_files(folder.path());
+    let mut vqa2 = source(Format::Vqa2, &folder.path().join("q.json"));
+    let error = rows(&vqa2).unwrap_err();
+    assert!(
+        error.contains("q.json") && error.contains("--annotations"),
+        "{error}"
+    );
+    vqa2.annotations = Some(folder.path().join("a.json"));
+    let found = rows(&vqa2).unwrap();
+    let expected = Row {
+        place: found[0].place.clone(),
+        id: "42001".into(),
+        image_id: "42".into(),
+        path: "COCO_val2014_000000000042.jpg".into(),
+        image: picture(0).into(),
+        question: Some("Is it?".into()),
+        answer: Some("no".into()),
+        annotators: vec!["no".into(), "no".into(), "yes".into()],
+        template: Some("yes/no".into()),
+        ..Row::default()
+    };
+    assert_eq!(found[0], expected);
+    assert!(found[0].place.ends_with("a.json, question 42001"));
+    assert_eq!(found[1].question.as_deref(), Some("What is it?"));
+    assert_eq!(found.len(), 2);
+    std::fs::remove_file(folder.path().join("COCO_val2014_000000000042.jpg")).unwrap();
+    let error = rows(&vqa2).unwrap_err();
+    assert!(
+        error.contains("COCO_val2014_000000000042.jpg: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn gqa_is_an_object_by_the_ids_of_the_questions() {
+    let folder = pictures(&["2337.jpg", "n16.jpg"]);
+    let questions = json!({
+        "0733": {"question": "Is the sky dark?", "answer": "yes", "imageId": "2337",
+                 "isBalanced": true, "groups": {"global": null, "local": "06-sky_dark"},
+                 "types": {"detailed": "verifyAttr", "semantic": "attr", "structural": "verify"},
+                 "semantic": [{"operation": "select", "dependencies": [], "argument": "sky"}]},
+        "0200": {"question": "Who?", "answer": "man", "imageId": "n16"},
+    });
+    std::fs::create_dir(folder.path().join("questions")).unwrap();
+    write(&folder.path().join("questions/all_1.json"), &json!({}));
+    write(&folder.path().join("questions/all_0.json"), &questions);
+    let mut gqa = source(Format::Gqa, &folder.path().join("questions"));
+    gqa.images = Some(folder.path().into());
+    let found = rows(&gqa).unwrap();
+    assert_eq!(found.len(), 2);
+    let sky = found.iter().find(|row| row.id == "0733").unwrap();
+    assert_eq!(sky.question.as_deref(), Some("Is the sky dark?"));
+    assert_eq!(sky.answer.as_deref(), Some("yes"));
+    assert_eq!(sky.template.as_deref(), Some("verify"));
+    assert_eq!(
+        (sky.image_id.as_str(), sky.image.to_vec()),
+        ("2337", picture(0))
+    );
+    let who = found.iter().find(|row| row.id == "0200").unwrap();
+    assert_eq!((who.path.as_str(), &who.template), ("n16.jpg", &None));
+}
+
+#[test]
+fn snli_ve_has_a_pair_per_line_in_both_spellings() {
+    let folder = pictures(&["4705.jpg", "2407.jpg"]);
+    let pair = |key: &str, picture: Value, label: &str| {
+        json!({"gold_label": label, "sentence1": "A caption.", "sentence2": "A man sleeps.",
+               "pairID": "1r1n", key: picture})
+    };
+    let lines = [
+        pair("Flickr30K_ID", json!("4705"), "neutral"),
+        pair("Flikr30kID", json!("2407.jpg"), "contradiction"),
+        pair("Flickr30K_ID", json!(4705), "entailment"),
+    ];
+    let file = folder.path().join("dev.jsonl");
+    let text = |lines: &[Value]| {
+        lines
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    };
+    std::fs::write(&file, text(&lines)).unwrap();
+    let found = rows(&source(Format::SnliVe, &file)).unwrap();
+    let labels: Vec<_> = found
+        .iter()
+        .map(|row| row.label.as_deref().unwrap())
+        .collect();
+    assert_eq!(labels, ["neutral", "contradiction", "entailment"]);
+    let paths: Vec<_> = found.iter().map(|row| row.path.as_str()).collect();
+    assert_eq!(paths, ["4705.jpg", "2407.jpg", "4705.jpg"]);
+    assert_eq!(found[1].image.to_vec(), picture(1));
+    assert_eq!(found[0].hypothesis.as_deref(), Some("A man sleeps."));
+
+    std::fs::write(&file, text(&[pair("Flickr30K_ID", json!("4705"), "-")])).unwrap();
+    let error = rows(&source(Format::SnliVe, &file)).unwrap_err();
+    assert!(
+        error.contains("line 1") && error.contains("\"-\""),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_what_it_should_be_is_named_with_the_place() {
+    let folder = pictures(&["1.jpg"]);
+    let file = folder.path().join("q.json");
+    let gqa = source(Format::Gqa, &file);
+    for (text, reason) in [
+        (
+            r#"{"1": {"question": "a?", "answer": "b", "imageId": "1"}, "2": {"#,
+            "EOF",
+        ),
+        (r#"{"1": {"question": 5}}"#, "line 1 column"),
+        (r#"{} {}"#, "trailing"),
+        (r#"[1]"#, "expected an object"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let error = rows(&gqa).unwrap_err();
+        assert!(
+            error.contains("q.json: ") && error.contains(reason),
+            "{error}"
+        );
+        assert!(error.contains("--format"), "{error}");
+    }
+    // An entry longer than any real one is refused before it fills the memory.
+    let long = "x".repeat(2 << 20);
+    write(&file, &json!({"1": {"question": long}}));
+    let error = rows(&gqa).unwrap_err();
+    assert!(error.contains("an entry has more than"), "{error}");
+    let skipped = json!({"info": long, "questions": [], "data_subtype": "val2014"});
+    write(&file, &skipped);
+    let mut vqa2 = source(Format::Vqa2, &file);
+    vqa2.annotations = Some(file);
+    let error = rows(&vqa2).unwrap_err();
+    assert!(
+        error.contains("no array annotations"),
+        "long, but of no interest: {error}"
+    );
+}
