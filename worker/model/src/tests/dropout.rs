@@ -1,17 +1,10 @@
 //! Dropout: what its masks are made of, and that they are a function of the key and the place.
 
 use burn::tensor::Tensor;
-use ringmaster_proto::spec::RunSpec;
 
-use super::{device, floats};
+use super::{KEY, device, floats, train};
 use crate::dropout::Dropout;
 use crate::ops::{NoiseKey, Ops};
-
-const KEY: NoiseKey = NoiseKey {
-    seed: 1,
-    step: 2,
-    lane: 3,
-};
 
 const VALUES: usize = 100_000;
 
@@ -111,7 +104,7 @@ fn masks_are_a_function_of_the_key_and_the_place() {
     assert_eq!(mask(&behind), mask(&one));
 }
 
-/// A mask does not depend on the sizes before it, so that a shorter microbatch changes nothing else.
+/// A mask does not depend on sizes: a shorter microbatch changes nothing else.
 #[test]
 fn a_longer_mask_begins_as_a_shorter_one() {
     let of_length = |len: usize| {
@@ -124,9 +117,7 @@ fn a_longer_mask_begins_as_a_shorter_one() {
 #[test]
 fn without_a_rate_nothing_is_dropped() {
     assert!(Dropout::new(0.0, KEY).is_none());
-    let train = RunSpec::parse("", &["train.dropout=0".into()])
-        .unwrap()
-        .train;
+    let train = train(&["train.dropout=0"]);
     let x = Tensor::<2>::ones([3, 4], &device());
     for ops in [Ops::inference(), Ops::training(&train, KEY)] {
         assert_eq!(floats(ops.dropout(x.clone())), [1.0; 12]);
@@ -135,9 +126,7 @@ fn without_a_rate_nothing_is_dropped() {
 
 #[test]
 fn gradients_pass_where_values_stay() {
-    let train = RunSpec::parse("", &["train.dropout=0.5".into()])
-        .unwrap()
-        .train;
+    let train = train(&["train.dropout=0.5"]);
     let x = Tensor::<1>::ones([100], &device()).require_grad();
     let kept = Ops::training(&train, KEY).dropout(x.clone());
     let gradient = x.grad(&kept.clone().sum().backward()).unwrap();

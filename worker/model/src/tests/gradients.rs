@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::fusions::TOKEN_LEARNERS;
-use super::layers::Targets;
+use super::loss::Targets;
 use super::reference::{self, Parameters, fusion};
 use super::*;
 use crate::fusion::GatedFusion;
@@ -31,9 +31,9 @@ fn assert_slopes(name: &str, gradient: &[f32], slope: impl Fn(usize) -> f64) {
     }
 }
 
-/// Compares the gradients of every parameter and of every input of `module`, which has inputs of
-/// `rows` tokens, with the slopes of `reference`, which is given parameters, inputs and the number of
-/// the example. Fixed weights make one number of the output.
+/// Compares the gradients of every parameter and every input of `module`, whose inputs have `rows`
+/// tokens, with the slopes of `reference`, which is given parameters, inputs and the number of an
+/// example. Fixed weights make one number of the output.
 #[track_caller]
 fn assert_gradients<M: Module, const N: usize>(
     module: M,

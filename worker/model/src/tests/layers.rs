@@ -1,6 +1,6 @@
-//! Linear maps, norms, attention, transformer layers and the loss.
+//! Linear maps, norms, attention and transformer layers.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use ringmaster_proto::spec::Activation;
 
 use super::reference::{self, ALL, Parameters, Scores, Style};
@@ -8,7 +8,6 @@ use super::*;
 use crate::attention::{Attention, AttentionSpec};
 use crate::layer::{CrossLayer, Layer, LayerSpec, Mlp};
 use crate::linear::Linear;
-use crate::loss::cross_entropy;
 use crate::norm::{Norm, NormKind};
 use crate::ops::Ops;
 
@@ -122,31 +121,45 @@ fn attention_is_softmax_of_products_of_real_keys() {
 
 #[test]
 fn attention_scale_is_the_root_of_the_head_width_unless_it_is_off() {
-    // One head of width 4 whose maps are identities: two keys whose products with the query are 2
-    // and 0 have the weights e^s and 1, where s is 1 divided by root 4, and 2 without.
+    // Two heads of width 4 whose maps are identities. In the first, two keys whose products with
+    // the query are 2 and 0 have the weights e^s and 1, where s is 2 divided by root 4, or 2
+    // without. The second has values of 0.
     for (scaled, s) in [(true, 1.0f64), (false, 2.0)] {
         let spec = AttentionSpec {
-            width: 4,
-            memory_width: 4,
-            heads: 1,
+            width: 8,
+            memory_width: 8,
+            heads: 2,
             bias: false,
             scaled,
         };
         let device = device();
         let module = Attention::new(&Init::new(1, &device), spec, 1.0);
         let layout = flat::layout(&module);
-        let identity = |i: usize| if (i % 16).is_multiple_of(5) { 1.0 } else { 0.0 };
+        let identity = |i: usize| if i % 64 / 8 == i % 8 { 1.0 } else { 0.0 };
         let identities: Vec<f32> = (0..layout.total).map(identity).collect();
         let module = flat::with_parameters(module, &layout, &identities);
-        let tensor = |values: Vec<f32>, rows: usize| {
-            Tensor::from_data(TensorData::new(values, [1, rows, 4]), &device)
+        // Rows of zeros with one number each, in columns 0, 1, ...
+        let diagonal = |numbers: &[f32]| {
+            let row = |(i, x): (usize, &f32)| {
+                let mut row = vec![0.0; 8];
+                row[i] = *x;
+                row
+            };
+            let rows = numbers.iter().enumerate().map(row);
+            let data = TensorData::new(rows.collect::<Vec<_>>().concat(), [1, numbers.len(), 8]);
+            Tensor::from_data(data, &device)
         };
-        let q = tensor(vec![2.0, 0.0, 0.0, 0.0], 1);
-        let kv = tensor(vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0], 2);
         let share = s.exp() / (s.exp() + 1.0);
+        let mut expected = [0.0; 8];
+        expected[..2].copy_from_slice(&[share, 1.0 - share]);
         assert_close(
-            module.forward(q, kv, None, &Ops::inference()),
-            [share, 1.0 - share, 0.0, 0.0],
+            module.forward(
+                diagonal(&[2.0]),
+                diagonal(&[1.0, 1.0]),
+                None,
+                &Ops::inference(),
+            ),
+            expected,
         );
     }
 }
@@ -240,81 +253,4 @@ fn cross_layer_is_three_pre_norm_residual_branches() {
             modules[0].forward(x.clone(), (own, Some(&own_mask)), (seen, Some(&mask)), &ops);
         assert_close(actual, expected);
     }
-}
-
-/// Targets and weights of a vocabulary, for the model and for the reference.
-pub(super) struct Targets {
-    pub(super) ids: Tensor<2, Int>,
-    pub(super) weights: Tensor<2>,
-    pub(super) of_example: Vec<(Vec<usize>, Vec<f64>)>,
-}
-
-impl Targets {
-    pub(super) fn new(tokens: usize, vocab: usize) -> Self {
-        let of_example = |b: usize| {
-            let places = b * tokens..(b + 1) * tokens;
-            let ids = places.clone().map(|i| (i * 5 + 3) % vocab).collect();
-            (ids, places.map(|i| [1.0, 0.0, 0.5][i % 3]).collect())
-        };
-        let of_example: Vec<(Vec<usize>, Vec<f64>)> = (0..BATCH).map(of_example).collect();
-        let ids: Vec<i64> = of_example
-            .iter()
-            .flat_map(|e| &e.0)
-            .map(|i| *i as i64)
-            .collect();
-        let weights: Vec<f32> = of_example
-            .iter()
-            .flat_map(|e| &e.1)
-            .map(|w| *w as f32)
-            .collect();
-        let shape = [BATCH, tokens];
-        Self {
-            ids: Tensor::from_data(TensorData::new(ids, shape), &device()),
-            weights: Tensor::from_data(TensorData::new(weights, shape), &device()),
-            of_example,
-        }
-    }
-}
-
-#[test]
-fn loss_is_the_weighted_sum_of_negative_log_probabilities() {
-    let vocab = 11;
-    let (logits, rows) = input("logits", TOKENS, vocab);
-    for smoothing in [0.0, 0.1, 0.9] {
-        let targets = Targets::new(TOKENS, vocab);
-        let expected = (0..BATCH).map(|b| {
-            let (ids, weights) = &targets.of_example[b];
-            reference::cross_entropy(&rows[b], ids, weights, smoothing)
-        });
-        let loss = cross_entropy(logits.clone(), targets.ids, targets.weights, smoothing);
-        assert_close(loss, expected);
-    }
-}
-
-#[test]
-fn smoothed_loss_is_least_at_the_smoothed_target() {
-    // Cross-entropy is least where the probabilities are the target's own, and is then its entropy.
-    let (vocab, smoothing) = (4, 0.2f64);
-    let wanted = |v: usize| smoothing / vocab as f64 + if v == 1 { 1.0 - smoothing } else { 0.0 };
-    let logits: Vec<f32> = (0..vocab).map(|v| wanted(v).ln() as f32).collect();
-    let entropy: f64 = (0..vocab).map(|v| -wanted(v) * wanted(v).ln()).sum();
-    let loss = cross_entropy(
-        Tensor::from_data(TensorData::new(logits, [1, 1, vocab]), &device()),
-        Tensor::from_data(TensorData::new(vec![1i64], [1, 1]), &device()),
-        Tensor::ones([1, 1], &device()),
-        smoothing,
-    );
-    assert_close(loss, [entropy]);
-}
-
-#[test]
-fn loss_stays_finite_where_a_plain_exponential_overflows() {
-    let data = TensorData::new(vec![1000.0f32, 0.0, -1000.0], [1, 1, 3]);
-    let id = |id: i64| Tensor::from_data(TensorData::new(vec![id], [1, 1]), &device());
-    let loss = |target| {
-        let logits = Tensor::from_data(data.clone(), &device());
-        cross_entropy(logits, id(target), Tensor::ones([1, 1], &device()), 0.0)
-    };
-    assert_close(loss(0).add_scalar(1.0), [1.0]);
-    assert_close(loss(2), [2000.0]);
 }

@@ -6,6 +6,7 @@ mod fusions;
 mod gradients;
 mod images;
 mod layers;
+mod loss;
 mod parameters;
 mod reference;
 mod texts;
@@ -13,11 +14,12 @@ mod whole;
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-use ringmaster_proto::spec::{ModelSpec, RunSpec};
+use ringmaster_proto::spec::{ModelSpec, RunSpec, TrainSpec};
 
 use crate::attention::Mask;
 use crate::flat;
 use crate::init::{Init, normal};
+use crate::ops::NoiseKey;
 use reference::image::Picture;
 use reference::{Matrix, Values};
 
@@ -32,6 +34,13 @@ const TOKENS: usize = 7;
 /// What tokens are reduced to.
 const LATENTS: usize = 5;
 const BATCH: usize = 2;
+
+/// Of random numbers.
+const KEY: NoiseKey = NoiseKey {
+    seed: 1,
+    step: 2,
+    lane: 3,
+};
 
 /// How many of the [`TOKENS`] of each example are real.
 const REAL: [usize; BATCH] = [TOKENS, 4];
@@ -66,8 +75,17 @@ fn spec(sets: &[&str]) -> ModelSpec {
         "model.target_len=8",
         "model.vocab=300",
     ];
-    let sets: Vec<String> = small.iter().chain(sets).map(|s| s.to_string()).collect();
-    RunSpec::parse("", &sets).unwrap().model
+    run(&[&small, sets].concat()).model
+}
+
+/// The default training, with what `sets` say on top.
+fn train(sets: &[&str]) -> TrainSpec {
+    run(sets).train
+}
+
+fn run(sets: &[&str]) -> RunSpec {
+    let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+    RunSpec::parse("", &sets).unwrap()
 }
 
 /// A module whose parameters are all drawn at random, those that start at constants too.

@@ -1,17 +1,17 @@
 //! Whole models: that the modules are wired as the paper says, forwards and backwards.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use ringmaster_proto::spec::{RunSpec, TrainSpec};
+use ringmaster_proto::spec::TrainSpec;
 use ringmaster_proto::vocab::{BEGIN, END};
 
-use super::layers::Targets;
+use super::loss::Targets;
 use super::reference::model::{self, Question};
 use super::reference::{self, Parameters};
 use super::*;
-use crate::ops::{NoiseKey, Ops};
+use crate::ops::Ops;
 use crate::{Batch, Model};
 
-/// Together they have every value of every choice.
+/// Together, and with [`WITH_RESNET`], they have every value of every choice.
 pub(super) const VARIANTS: [&[&str]; 7] = [
     &[],
     &[
@@ -113,12 +113,12 @@ impl Case {
         model::logits(&p, &self.spec, &memory, &self.inputs[b])
     }
 
-    /// What the reference answers, in at most `max_len` tokens.
-    fn answers(&self, max_len: usize) -> Vec<Vec<usize>> {
+    /// What the reference answers.
+    fn answers(&self) -> Vec<Vec<usize>> {
         let values = values(&self.model);
         let p = Parameters::of(&values);
         let markers = [BEGIN, END].map(|id| id as usize);
-        let answer = |question| model::answer(&p, &self.spec, question, (markers, max_len));
+        let answer = |question| model::answer(&p, &self.spec, question, markers);
         self.questions.iter().map(answer).collect()
     }
 
@@ -189,22 +189,12 @@ fn losses_are_cross_entropies_of_the_logits() {
     assert_within(1e-4, sum, [case.loss(&values, 0.0).iter().sum()]);
 }
 
-fn train(sets: &[&str]) -> TrainSpec {
-    let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
-    RunSpec::parse("", &sets).unwrap().train
-}
-
 /// The gradient of a case's loss by the model's own code.
 fn gradient(case: &Case, smoothing: f64, train: &TrainSpec) -> Vec<f32> {
-    let key = NoiseKey {
-        seed: 1,
-        step: 2,
-        lane: 3,
-    };
     let layout = flat::layout(&case.model);
     // What was there before must not matter.
     let mut gradient = vec![f32::NAN; layout.total];
-    let (batch, ops) = (case.batch.clone(), Ops::training(train, key));
+    let (batch, ops) = (case.batch.clone(), Ops::training(train, KEY));
     let model = &case.model;
     model.forward_backward(batch, smoothing, ops, &layout, &mut gradient);
     gradient
@@ -289,16 +279,10 @@ fn dropout_changes_gradients_and_repeats_itself() {
 #[test]
 fn bf16_products_are_those_of_f32_rounded() {
     let case = Case::new(&[]);
-    let key = NoiseKey {
-        seed: 1,
-        step: 2,
-        lane: 3,
-    };
     let logits = |precision: &str| {
         let train = train(&["train.dropout=0", precision]);
-        let ops = Ops::training(&train, key);
-        let logits = case.model.logits(case.batch.clone(), &ops);
-        floats(logits)
+        let ops = Ops::training(&train, KEY);
+        floats(case.model.logits(case.batch.clone(), &ops))
     };
     let (exact, rounded) = (
         logits("train.precision=f32"),
@@ -314,12 +298,12 @@ fn bf16_products_are_those_of_f32_rounded() {
 fn generation_is_the_most_likely_token_again_and_again() {
     for sets in VARIANTS {
         let case = Case::new(sets);
-        let unending = case.answers(case.spec.target_len);
+        let unending = case.answers();
         assert_eq!(case.generated(), unending);
         // The second token of the first answer and the end marker change their names.
         let last = unending[0][1];
         let case = case.with_names_exchanged(last, END as usize);
-        let answers = case.answers(case.spec.target_len);
+        let answers = case.answers();
         assert!(answers[0].len() < unending[0].len());
         assert_eq!(case.generated(), answers);
     }

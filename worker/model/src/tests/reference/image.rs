@@ -7,7 +7,7 @@ use super::{Matrix, Parameters, Style, add, affine, layer_norm, layers, map, rel
 /// Channels of rows of columns.
 pub(crate) type Picture = Vec<Matrix>;
 
-/// `y[o][r][c] = sum_{i,a,b} W[o][i][a][b] x[i][s r + a - k/2][s c + b - k/2]`, where x is 0 outside.
+/// `y[o][r][c] = sum_{i,a,b} W[o][i][a][b] x[i][s r + a - k/2][s c + b - k/2]`; x is 0 outside.
 pub(crate) fn convolution(p: &Parameters, x: &Picture, k: usize, stride: usize) -> Picture {
     let weight = p.get("weight");
     let (inputs, height, width) = (x.len(), x[0].len(), x[0][0].len());

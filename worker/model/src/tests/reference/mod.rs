@@ -299,8 +299,8 @@ pub(super) fn cross_layer(
     add(&x, &mlp(&p.at("mlp"), style, &c), 1.0)
 }
 
-/// `-sum_t w_t sum_v y_tv ln softmax(logits_t)_v`, where `y_t` is `1 - smoothing` at the target plus
-/// `smoothing / V` everywhere.
+/// `-sum_t w_t sum_v y_tv ln softmax(logits_t)_v`, where `y_t` is `1 - smoothing` at the target
+/// plus `smoothing / V` everywhere.
 pub(super) fn cross_entropy(
     logits: &Matrix,
     target: &[usize],

@@ -54,16 +54,16 @@ pub(crate) fn logits(
     text::logits(&embedding, &x)
 }
 
-/// The most likely next token until `end` or `max_len` tokens.
+/// The most likely next token until `end` or as many tokens as the model may say.
 pub(crate) fn answer(
     p: &Parameters,
     spec: &ModelSpec,
     question: &Question,
-    ([begin, end], max_len): ([usize; 2], usize),
+    [begin, end]: [usize; 2],
 ) -> Vec<usize> {
     let memory = memory(p, spec, question);
     let mut tokens = vec![begin];
-    while tokens.len() <= max_len {
+    while tokens.len() <= spec.target_len {
         let scores = &logits(p, spec, &memory, &tokens)[tokens.len() - 1];
         let next = (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b]));
         match next {

@@ -4,9 +4,9 @@ use ringmaster_proto::spec::{ModelSpec, TextStack};
 
 use super::{Matrix, Parameters, Scores, Style, add, cross_layer, layers, rms_norm};
 
-/// T5's bucket of a key `distance` positions after its query, in whole numbers: distances below half
-/// of the (one side's) buckets have their own; the others are as many powers of one ratio, so that
-/// 128 would be the first after the last.
+/// T5's bucket of a key `distance` positions after its query, in whole numbers: distances below
+/// half of one side's buckets have their own, and the edges of the other half are powers of one
+/// ratio that end at 128.
 pub(crate) fn bucket(distance: i64, two_sided: bool) -> usize {
     let size = distance.unsigned_abs() as u128;
     if !two_sided {
