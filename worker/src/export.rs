@@ -4,7 +4,7 @@
 use ringmaster_dataset::{Store, normalise};
 use ringmaster_proto::checkpoint::CheckpointManifest;
 use ringmaster_proto::spec::ModelSpec;
-use ringmaster_proto::vocab::{BEGIN, END, PAD, RESERVED};
+use ringmaster_proto::vocab::{BEGIN, END, PAD, RESERVED, SENTINEL, SENTINELS};
 use ringmaster_proto::{RunSpec, Step, keys};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
@@ -27,6 +27,8 @@ pub struct Config {
     pub step: Step,
     /// Digest of the state that the parameters are part of.
     pub digest: String,
+    /// Which of the state's vectors was exported.
+    pub weights: Weights,
     /// Number of parameters.
     pub parameters: usize,
     /// blake3 of `model.safetensors`.
@@ -39,6 +41,16 @@ pub struct Config {
     pub model: ModelSpec,
 }
 
+/// Which weights of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// Those that training goes on with.
+    Parameters,
+    /// Their exponential moving average, which evaluation uses where the run keeps one.
+    Ema,
+}
+
 /// Token ids: those that every tokenizer shares, then the tokenizer's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Vocabulary {
@@ -48,6 +60,10 @@ pub struct Vocabulary {
     pub begin: u32,
     /// Last target of the decoder.
     pub end: u32,
+    /// First of the marks of taken out spans.
+    pub sentinel: u32,
+    /// How many of them there are.
+    pub sentinels: u32,
     /// Id `i` of `tokenizer.json` is id `i + shift` of the model.
     pub shift: u32,
 }
@@ -61,23 +77,34 @@ pub struct Pixels {
     pub deviation: f32,
 }
 
-/// Writes the checkpoint `manifest` of the run below `root` to `out`, which has none yet.
+/// Writes `weights` of the checkpoint `manifest` of the run below `root` to `out`, which is empty.
 pub async fn export(
     spec: &RunSpec,
     root: &Store,
     manifest: &CheckpointManifest,
+    weights: Weights,
     out: &Store,
 ) -> Result<Config, WorkerError> {
+    let refused = |reason| WorkerError::Export {
+        out: out.url(),
+        reason,
+    };
     if let Some(there) = out.list("").await?.first() {
-        return Err(WorkerError::Export {
-            out: out.url(),
-            reason: format!("there is {} already; choose another folder", there.key),
-        });
+        let reason = format!("there is {} already; choose another folder", there.key);
+        return Err(refused(reason));
     }
     let layout = init::layout(&spec.model)?;
     let parameters = layout.total;
     let state = checkpoint::load(root, manifest, &layout).await?;
-    let file = spawn_blocking(move || parameters::encode(&layout, &state.parameters));
+    let values = match weights {
+        Weights::Parameters => Some(state.parameters),
+        Weights::Ema => state.ema,
+    };
+    let values = values.ok_or_else(|| {
+        let reason = "the run keeps no moving average; leave --ema out, or train with train.ema";
+        refused(reason.to_owned())
+    })?;
+    let file = spawn_blocking(move || parameters::encode(&layout, &values));
     let file = file
         .await
         .map_err(|error| WorkerError::Internal(format!("export: {error}")))??;
@@ -86,12 +113,15 @@ pub async fn export(
         run: manifest.run.clone(),
         step: manifest.step,
         digest: manifest.digest.clone(),
+        weights,
         parameters,
         model_blake3: blake3::hash(&file).to_hex().to_string(),
         vocabulary: Vocabulary {
             pad: PAD,
             begin: BEGIN,
             end: END,
+            sentinel: SENTINEL,
+            sentinels: SENTINELS,
             shift: RESERVED,
         },
         pixels: pixels(),

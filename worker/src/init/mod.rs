@@ -140,7 +140,7 @@ fn record_key(spec: &RunSpec) -> String {
     keys::initial_record(blake3::hash(&json).to_hex().as_str())
 }
 
-/// The parameters of a run's checkpoint, as if they had been exported.
+/// The parameters of a run's checkpoint as evaluation sees them, as if they had been exported.
 async fn of_run(url: &str, run: TrainedRun) -> Result<Given, WorkerError> {
     let TrainedRun {
         root,
@@ -149,7 +149,7 @@ async fn of_run(url: &str, run: TrainedRun) -> Result<Given, WorkerError> {
     } = run;
     let layout = blocking(move || layout(&model)).await?;
     let state = checkpoint::load(&root, &manifest, &layout).await?;
-    let bytes = blocking(move || parameters::encode(&layout, &state.parameters)).await?;
+    let bytes = blocking(move || parameters::encode(&layout, state.evaluated())).await?;
     Ok(Given {
         key: "init.from",
         url: url.to_owned(),

@@ -3,7 +3,7 @@
 use clap::Args;
 use ringmaster_dataset::Store;
 use ringmaster_proto::{ErrorKind, RunSpec};
-use ringmaster_worker::export;
+use ringmaster_worker::export::{self, Weights};
 
 use super::ShowArgs;
 use crate::error::{CliError, Exit};
@@ -17,6 +17,9 @@ pub(crate) struct ExportArgs {
     /// Folder or URL that is written: model.safetensors, config.json and tokenizer.json
     #[arg(long, value_name = "FOLDER")]
     out: String,
+    /// Write the moving average of the weights, which evaluation uses where the run keeps one
+    #[arg(long)]
+    ema: bool,
 }
 
 /// Writes the folder and says what is in it.
@@ -30,7 +33,12 @@ pub(super) async fn run(args: ExportArgs) -> Result<Exit, CliError> {
         })?;
     let spec = RunSpec::from_canonical(&history.spec_json)?;
     let out = Store::open(&args.out)?;
-    let config = export::export(&spec, &root, &manifest, &out).await?;
+    let weights = if args.ema {
+        Weights::Ema
+    } else {
+        Weights::Parameters
+    };
+    let config = export::export(&spec, &root, &manifest, weights, &out).await?;
     if args.which.of.output == Output::Json {
         output::json(&config);
         return Ok(Exit::Done);

@@ -10,7 +10,7 @@ use ringmaster_proto::{ErrorKind, Generation, Step};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::*;
-use crate::export::export;
+use crate::export::{Weights, export};
 use crate::optimizer::State;
 
 /// A small run with `sets` on top.
@@ -61,6 +61,12 @@ async fn run(root: &Store, spec: &RunSpec) -> TrainedRun {
     let layout = layout(&spec.model).unwrap();
     let mut state = State::blank(layout.total);
     (state.parameters, state.step) = (trained(&layout), 7);
+    run_at(root, spec, state).await
+}
+
+/// A run below `root` that has reached `state`.
+async fn run_at(root: &Store, spec: &RunSpec, state: State) -> TrainedRun {
+    let layout = layout(&spec.model).unwrap();
     let digest = state.digest(&layout);
     let mut parts = Vec::new();
     for part in 0..2 {
@@ -81,7 +87,7 @@ async fn run(root: &Store, spec: &RunSpec) -> TrainedRun {
             run: spec.run.name.clone(),
             identity: spec.identity_hash(),
             generation: Generation(1),
-            step: Step(7),
+            step: Step(state.step),
             digest,
             parts,
         },
@@ -105,14 +111,17 @@ async fn a_run_its_export_and_its_file_give_the_same_bits() {
     let trained_spec = spec(&[]);
     let old_run = run(&old, &trained_spec).await;
     let out = folder.path().join("out");
-    let config = export(&trained_spec, &old, &old_run.manifest, &store(&out))
-        .await
-        .unwrap();
+    let weights = Weights::Parameters;
+    let export = async || {
+        let out = store(&out);
+        export(&trained_spec, &old, &old_run.manifest, weights, &out).await
+    };
+    let config = export().await.unwrap();
     let expected = trained(&layout(&trained_spec.model).unwrap());
     assert_eq!(config.parameters, expected.len());
 
     let sources = [
-        (folder.path().join("old"), Some(old_run)),
+        (folder.path().join("old"), Some(old_run.clone())),
         (out.clone(), None),
         (out.join(MODEL_FILE), None),
     ];
@@ -129,10 +138,44 @@ async fn a_run_its_export_and_its_file_give_the_same_bits() {
         let other = spec(&["run.seed=98", &from(&path)]);
         assert_eq!(stored(&other, &root).await.unwrap(), None);
     }
-    let old_run = run(&old, &trained_spec).await;
-    let again = export(&trained_spec, &old, &old_run.manifest, &store(&out)).await;
-    let refusal = again.unwrap_err().to_string();
+    let refusal = export().await.unwrap_err().to_string();
     assert!(refusal.contains("choose another folder"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_moving_average_is_what_a_run_gives_on_and_may_be_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old");
+    let (old, spec_of_old) = (store(&path), spec(&["train.ema=0.5"]));
+    let layout = layout(&spec_of_old.model).unwrap();
+    let mut state = State::blank(layout.total);
+    let average: Vec<f32> = (0..layout.total).map(|i| 1.0 / (i as f32 + 1.0)).collect();
+    (state.parameters, state.ema) = (trained(&layout), Some(average.clone()));
+    let old_run = run_at(&old, &spec_of_old, state).await;
+    for (weights, expected) in [
+        (Weights::Parameters, &trained(&layout)),
+        (Weights::Ema, &average),
+    ] {
+        let out = store(&folder.path().join(format!("{weights:?}")));
+        let manifest = &old_run.manifest;
+        let config = export(&spec_of_old, &old, manifest, weights, &out).await;
+        assert_eq!(config.unwrap().weights, weights);
+        let file = out.get(MODEL_FILE).await.unwrap();
+        assert!(same_bits(
+            &parameters::decode(&file, &layout).unwrap(),
+            expected
+        ));
+    }
+    let (new, root) = (spec(&[&from(&path)]), store(&folder.path().join("new")));
+    let initial = make(&new, &root, Some(old_run)).await.unwrap();
+    assert!(same_bits(&loaded(&new, &root, &initial).await, &average));
+
+    let plain = store(&folder.path().join("plain"));
+    let manifest = run(&plain, &new).await.manifest;
+    let out = store(&folder.path().join("none"));
+    let refusal = export(&new, &plain, &manifest, Weights::Ema, &out).await;
+    let refusal = refusal.unwrap_err().to_string();
+    assert!(refusal.contains("no moving average"), "{refusal}");
 }
 
 #[tokio::test]
