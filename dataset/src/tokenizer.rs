@@ -87,16 +87,21 @@ impl Tokenizer {
         let bytes = text.as_bytes();
         let space = |at: usize| bytes.get(at).is_none_or(u8::is_ascii_whitespace);
         let mut starts = Vec::new();
-        let mut before = None;
+        let (mut before, mut blank) = (None, false);
         for (token, &(first, end)) in encoding.get_offsets().iter().enumerate() {
-            // A token may begin with the space before its word, or be nothing but spaces.
-            let begins = first == 0 || space(first) || space(first - 1);
-            let empty = (first..end).all(space);
             // A character of several tokens is at one place.
-            if begins && !empty && before != Some(first) {
+            if before == Some(first) {
+                continue;
+            }
+            // The spaces before a word are its own, in one token with it or not.
+            let begins = first == 0 || space(first) || space(first - 1);
+            if begins && !blank {
                 starts.push(token);
             }
-            before = Some(first);
+            (before, blank) = (Some(first), (first..end).all(space));
+        }
+        if blank {
+            starts.pop();
         }
         let ids = encoding.get_ids().iter().map(|id| id + RESERVED).collect();
         (ids, starts)

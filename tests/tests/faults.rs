@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use ringmaster_proto::v1::watch_run_response::Event;
 use ringmaster_tests::s3::S3Server;
-use ringmaster_tests::sandbox::{SMALL, Sandbox};
+use ringmaster_tests::sandbox::{EVERYTHING, SMALL, Sandbox};
 use ringmaster_tests::watch::Watch;
 
 const RINGMASTER: &str = env!("CARGO_BIN_EXE_ringmaster-under-test");
@@ -17,17 +17,12 @@ const STEPS: &str = "run.steps=300";
 /// How a run ended: its digest and the loss of every step.
 type End = (String, BTreeMap<u64, String>);
 
-fn train(workers: &str) -> [&str; 8] {
-    [
-        "train",
-        "run.toml",
-        "--workers",
-        workers,
-        "--set",
-        STEPS,
-        "--output",
-        "json",
-    ]
+/// With everything in the state that a run can carry, so that whoever copies it copies all of it.
+fn train(workers: &str) -> Vec<&str> {
+    let mut args = vec!["train", "run.toml", "--workers", workers, "--set", STEPS];
+    args.extend(EVERYTHING.iter().flat_map(|set| ["--set", set]));
+    args.extend(["--output", "json"]);
+    args
 }
 
 /// The run on one worker that nobody disturbs. Ask for it before making a sandbox.
