@@ -5,7 +5,7 @@ use crate::plan::RowRef;
 use crate::rows::{EncodedRow, Texts};
 
 /// Longest text of a row, bytes.
-pub(crate) const TEXT_BYTES_MAX: usize = 64 << 10;
+const TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// Most objects of a row.
 const OBJECTS_MAX: usize = 1024;
@@ -119,7 +119,7 @@ impl Example {
 }
 
 /// Refuses a row without texts, or with longer or more ones than anybody means.
-fn check(texts: &Texts) -> Result<(), BadRow> {
+pub(crate) fn check(texts: &Texts) -> Result<(), BadRow> {
     let some = [&texts.caption, &texts.question, &texts.hypothesis];
     if some.iter().all(|text| text.is_none()) && texts.objects.is_empty() {
         return Err(BadRow::NoText);

@@ -155,7 +155,7 @@ impl Maker {
         }
         let (text, answer) = match self.options.asked {
             Asked::Question => (example.question, example.answer),
-            Asked::Entailment => (None, None),
+            Asked::Entailment => (example.hypothesis, example.label),
         };
         let question = text.zip(answer).map(|(text, answer)| Question {
             id,
@@ -218,8 +218,8 @@ impl Maker {
 /// The question of a row; `None` where it asks none.
 fn decode(row: Row, asked: Asked, decoder: &mut Decoder) -> Result<Option<Question>, BadRow> {
     let (text, answer) = match asked {
-        Asked::Question => (row.question, row.answer),
-        Asked::Entailment => (row.hypothesis, row.label),
+        Asked::Question => (row.texts.question, row.texts.answer),
+        Asked::Entailment => (row.texts.hypothesis, row.texts.label),
     };
     let Some((text, answer)) = text.zip(answer) else {
         return Ok(None);
@@ -234,6 +234,6 @@ fn decode(row: Row, asked: Asked, decoder: &mut Decoder) -> Result<Option<Questi
         text,
         answer,
         annotators: row.annotators,
-        template: row.template,
+        template: row.texts.template,
     }))
 }

@@ -50,8 +50,8 @@ fn write_gqa(parquet: &Path, folder: &Path) {
         // Zeros in front: an object may be stored in the order of its keys.
         let id = format!("{:05}", questions.len());
         std::fs::write(folder.join(format!("{id}.jpg")), &row.image).unwrap();
-        let question = json!({"question": row.question, "answer": row.answer, "imageId": id,
-                              "types": {"structural": row.template}});
+        let question = json!({"question": row.texts.question, "answer": row.texts.answer, "imageId": id,
+                              "types": {"structural": row.texts.template}});
         questions.insert(id, question);
         ControlFlow::Continue(())
     };

@@ -1,5 +1,6 @@
-//! GQA (Hudson & Manning, arXiv 1902.09506): an object of questions by their ids, pictures of Visual
-//! Genome.
+//! GQA: an object of questions by their ids, pictures of Visual Genome.
+//!
+//! Hudson & Manning, arXiv 1902.09506.
 
 use serde::Deserialize;
 
@@ -7,6 +8,7 @@ use super::json::{self, Id};
 use super::pictures::Pictures;
 use super::{BadRow, Row, Source, Visit, files, text};
 use crate::error::DatasetError;
+use crate::rows::Texts;
 
 /// What is read of a question.
 #[derive(Deserialize)]
@@ -53,9 +55,12 @@ fn row(
         image: pictures.read(&path)?,
         image_id,
         path,
-        question: Some(text(question.question).ok_or("it has no question")?),
-        answer: Some(text(question.answer).ok_or("it has no answer")?),
-        template: question.types.and_then(|types| text(types.structural)),
-        ..Row::default()
+        texts: Texts {
+            question: Some(text(question.question).ok_or("it has no question")?),
+            answer: Some(text(question.answer).ok_or("it has no answer")?),
+            template: question.types.and_then(|types| text(types.structural)),
+            ..Texts::default()
+        },
+        annotators: Vec::new(),
     })
 }

@@ -7,6 +7,7 @@ use super::json::{self, Id};
 use super::pictures::Pictures;
 use super::{BadRow, Row, Source, Visit, files, text};
 use crate::error::DatasetError;
+use crate::rows::Texts;
 
 /// What a line may say; anything else in it is left alone.
 #[derive(Deserialize)]
@@ -60,13 +61,15 @@ fn row(place: String, line: Line, pictures: &mut Pictures) -> Result<Row, String
         image_id: line.image_id.map(|id| id.to_string()).unwrap_or_default(),
         image: pictures.read(&path)?,
         path,
-        caption: text(line.caption).or(text(line.text)),
-        question: text(line.question),
-        answer: text(line.answer),
+        texts: Texts {
+            caption: text(line.caption).or(text(line.text)),
+            question: text(line.question),
+            answer: text(line.answer),
+            template: text(line.template),
+            objects: line.objects,
+            hypothesis: text(line.hypothesis),
+            label: text(line.label),
+        },
         annotators: line.answers,
-        template: text(line.template),
-        objects: line.objects,
-        hypothesis: text(line.hypothesis),
-        label: text(line.label),
     })
 }

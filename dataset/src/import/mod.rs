@@ -24,16 +24,13 @@ use std::str::FromStr;
 use bytes::Bytes;
 use ringmaster_proto::spec::Columns;
 
-use crate::decode;
 use crate::error::DatasetError;
-use crate::example::TEXT_BYTES_MAX;
+use crate::rows::Texts;
+use crate::{decode, example};
 
 pub use exclusion::Exclusion;
 pub use run::{ImportOptions, Imported, import};
 pub use tolerance::Tolerance;
-
-/// Names in one picture, and answers to one question, at most.
-const LIST_MAX: usize = 256;
 
 /// Whose files they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +90,7 @@ pub struct Source {
     pub columns: Columns,
 }
 
-/// One row of somebody's data set. Texts are `None` where it has none.
+/// One row of somebody's data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
     /// Where it stands, for messages.
@@ -106,22 +103,10 @@ pub struct Row {
     pub path: String,
     /// JPEG, PNG or WebP.
     pub image: Bytes,
-    /// What the picture shows.
-    pub caption: Option<String>,
-    /// A question about it; comes with `answer`.
-    pub question: Option<String>,
-    /// The answer; of several, the one most people gave.
-    pub answer: Option<String>,
+    /// What is said about it; of several answers to a question, the one most people gave.
+    pub texts: Texts,
     /// Every answer that people gave, where the source has them.
     pub annotators: Vec<String>,
-    /// Kind of the question.
-    pub template: Option<String>,
-    /// Names of the things in the picture.
-    pub objects: Vec<String>,
-    /// A statement about the picture; comes with `label`.
-    pub hypothesis: Option<String>,
-    /// Whether the picture entails it: `entailment`, `neutral` or `contradiction`.
-    pub label: Option<String>,
 }
 
 /// A row that cannot be used.
@@ -153,50 +138,26 @@ pub fn read(
 }
 
 /// Refuses what training would refuse, as far as the head of a picture shows it.
-fn usable(row: Row) -> Result<Row, BadRow> {
-    let bad = |reason: String| BadRow {
-        place: row.place.clone(),
-        reason,
+fn usable(mut row: Row) -> Result<Row, BadRow> {
+    let texts = &mut row.texts;
+    if texts.question.is_none() || texts.answer.is_none() {
+        (texts.question, texts.answer) = (None, None);
+    }
+    if texts.hypothesis.is_none() || texts.label.is_none() {
+        (texts.hypothesis, texts.label) = (None, None);
+    }
+    let picture = || match decode::check(&row.image) {
+        Err(error) if row.path.is_empty() => Err(format!("the picture: {error}")),
+        Err(error) => Err(format!("picture {}: {error}", row.path)),
+        Ok(()) => Ok(()),
     };
-    let asks = row.question.is_some() && row.answer.is_some();
-    let states = row.hypothesis.is_some() && row.label.is_some();
-    if row.caption.is_none() && !asks && !states && row.objects.is_empty() {
-        return Err(bad(
-            "it has neither a caption, nor a question with an answer, nor a hypothesis with a \
-             label, nor objects"
-                .into(),
-        ));
-    }
-    let texts = [
-        &row.caption,
-        &row.question,
-        &row.answer,
-        &row.template,
-        &row.hypothesis,
-        &row.label,
-    ];
-    let lists = row.objects.iter().chain(&row.annotators);
-    let longest = texts
-        .into_iter()
-        .flatten()
-        .chain(lists)
-        .map(String::len)
-        .max();
-    if let Some(bytes) = longest.filter(|bytes| *bytes > TEXT_BYTES_MAX) {
-        return Err(bad(format!(
-            "a text has {bytes} bytes, more than {TEXT_BYTES_MAX}"
-        )));
-    }
-    let most = row.objects.len().max(row.annotators.len());
-    if most > LIST_MAX {
-        return Err(bad(format!(
-            "a list has {most} entries, more than {LIST_MAX}"
-        )));
-    }
-    match decode::check(&row.image) {
+    let checked = example::check(&row.texts).map_err(|error| error.to_string());
+    match checked.and_then(|()| picture()) {
         Ok(()) => Ok(row),
-        Err(error) if row.path.is_empty() => Err(bad(format!("the picture: {error}"))),
-        Err(error) => Err(bad(format!("picture {}: {error}", row.path))),
+        Err(reason) => Err(BadRow {
+            place: row.place,
+            reason,
+        }),
     }
 }
 

@@ -131,12 +131,13 @@ fn rows(batch: &RecordBatch, columns: &ColumnMap) -> Result<Vec<NamedRow>, Strin
 
 /// A column of texts or numbers as texts; any other is no column of names.
 fn names(column: &ArrayRef) -> Option<StringArray> {
-    let simple = column.data_type().is_integer()
-        || matches!(
-            column.data_type(),
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-        );
-    let texts = simple
+    let texts = match column.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..) => {
+            true
+        }
+        kind => kind.is_integer(),
+    };
+    let texts = texts
         .then(|| cast(column, &DataType::Utf8).ok())
         .flatten()?;
     texts.as_string_opt::<i32>().cloned()
@@ -147,17 +148,13 @@ fn named(row: NamedRow, place: String) -> Result<Row, BadRow> {
         let reason = "the image is null".to_owned();
         return Err(BadRow { place, reason });
     };
-    let texts = row.stored.texts;
     Ok(Row {
         place,
         id: row.id,
         image_id: row.image_id,
         path: row.path,
         image: image.into(),
-        caption: texts.caption,
-        question: texts.question,
-        answer: texts.answer,
-        template: texts.template,
-        ..Row::default()
+        texts: row.stored.texts,
+        annotators: Vec::new(),
     })
 }

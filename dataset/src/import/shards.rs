@@ -12,6 +12,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::Row;
+use crate::rows::Texts;
 
 /// Pictures of a row group, bytes. A worker reads a part of one at a time, and row groups are what
 /// held-out rows are chosen by.
@@ -129,22 +130,22 @@ fn batch(schema: &Arc<Schema>, rows: &[Row]) -> Result<RecordBatch, String> {
         vec![Arc::new(pictures), Arc::new(paths)],
         None,
     );
-    let text = |of: fn(&Row) -> &Option<String>| -> ArrayRef {
+    let text = |of: fn(&Texts) -> &Option<String>| -> ArrayRef {
         Arc::new(
             rows.iter()
-                .map(|row| of(row).as_deref())
+                .map(|row| of(&row.texts).as_deref())
                 .collect::<StringArray>(),
         )
     };
     let columns = vec![
         Arc::new(images.map_err(|error| error.to_string())?) as ArrayRef,
-        text(|row| &row.caption),
-        text(|row| &row.question),
-        text(|row| &row.answer),
-        text(|row| &row.template),
+        text(|texts| &texts.caption),
+        text(|texts| &texts.question),
+        text(|texts| &texts.answer),
+        text(|texts| &texts.template),
         objects(rows),
-        text(|row| &row.hypothesis),
-        text(|row| &row.label),
+        text(|texts| &texts.hypothesis),
+        text(|texts| &texts.label),
     ];
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| error.to_string())
 }
@@ -153,10 +154,10 @@ fn batch(schema: &Arc<Schema>, rows: &[Row]) -> Result<RecordBatch, String> {
 fn objects(rows: &[Row]) -> ArrayRef {
     let mut lists = ListBuilder::new(StringBuilder::new());
     for row in rows {
-        for object in &row.objects {
+        for object in &row.texts.objects {
             lists.values().append_value(object);
         }
-        lists.append(!row.objects.is_empty());
+        lists.append(!row.texts.objects.is_empty());
     }
     Arc::new(lists.finish())
 }

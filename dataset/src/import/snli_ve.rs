@@ -1,5 +1,6 @@
-//! SNLI-VE (Xie et al., arXiv 1901.06706): a line of JSON per pair of a hypothesis and a picture of
-//! Flickr30k.
+//! SNLI-VE: a line of JSON per pair of a hypothesis and a picture of Flickr30k.
+//!
+//! Xie et al., arXiv 1901.06706.
 
 use serde::Deserialize;
 
@@ -8,6 +9,7 @@ use super::jsonl::read_lines;
 use super::pictures::Pictures;
 use super::{Row, Source, Visit, text};
 use crate::error::DatasetError;
+use crate::rows::Texts;
 
 /// The labels; the majority of the annotators chose one.
 const LABELS: [&str; 3] = ["entailment", "neutral", "contradiction"];
@@ -46,8 +48,11 @@ fn row(place: String, pair: Pair, pictures: &mut Pictures) -> Result<Row, String
         image: pictures.read(&path)?,
         image_id,
         path,
-        hypothesis: Some(hypothesis),
-        label: Some(label),
-        ..Row::default()
+        texts: Texts {
+            hypothesis: Some(hypothesis),
+            label: Some(label),
+            ..Texts::default()
+        },
+        annotators: Vec::new(),
     })
 }

@@ -1,5 +1,6 @@
-//! VQA2 (Goyal et al., arXiv 1612.00837): a file of questions and one of annotations, pictures of
-//! COCO.
+//! VQA2: a file of questions and one of annotations, pictures of COCO.
+//!
+//! Goyal et al., arXiv 1612.00837.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -11,6 +12,7 @@ use super::json;
 use super::pictures::Pictures;
 use super::{BadRow, Row, Source, Visit, foreign, text};
 use crate::error::DatasetError;
+use crate::rows::Texts;
 
 /// Questions held in memory at most; the data set has 1.1 million in all.
 const QUESTIONS_MAX: usize = 4 << 20;
@@ -108,10 +110,12 @@ fn row(
         image_id: image.to_string(),
         image: pictures.read(&path)?,
         path,
-        question: Some(text(Some(question.clone())).ok_or("its question is empty")?),
-        answer: Some(answer.ok_or("it has no multiple_choice_answer")?),
+        texts: Texts {
+            question: Some(text(Some(question.clone())).ok_or("its question is empty")?),
+            answer: Some(answer.ok_or("it has no multiple_choice_answer")?),
+            template: text(annotation.answer_type),
+            ..Texts::default()
+        },
         annotators: annotation.answers.into_iter().map(|a| a.answer).collect(),
-        template: text(annotation.answer_type),
-        ..Row::default()
     })
 }

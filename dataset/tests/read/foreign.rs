@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ringmaster_dataset::Texts;
 use ringmaster_dataset::import::{Format, Row};
 use serde_json::{Value, json};
 
@@ -67,15 +68,17 @@ fn vqa2_is_joined_by_the_ids_of_the_questions() {
         image_id: "42".into(),
         path: "COCO_val2014_000000000042.jpg".into(),
         image: picture(0).into(),
-        question: Some("Is it?".into()),
-        answer: Some("no".into()),
+        texts: Texts {
+            question: Some("Is it?".into()),
+            answer: Some("no".into()),
+            template: Some("yes/no".into()),
+            ..Texts::default()
+        },
         annotators: vec!["no".into(), "no".into(), "yes".into()],
-        template: Some("yes/no".into()),
-        ..Row::default()
     };
     assert_eq!(found[0], expected);
     assert!(found[0].place.ends_with("a.json, question 42001"));
-    assert_eq!(found[1].question.as_deref(), Some("What is it?"));
+    assert_eq!(found[1].texts.question.as_deref(), Some("What is it?"));
     assert_eq!(found.len(), 2);
     std::fs::remove_file(folder.path().join("COCO_val2014_000000000042.jpg")).unwrap();
     let error = rows(&vqa2).unwrap_err();
@@ -103,15 +106,15 @@ fn gqa_is_an_object_by_the_ids_of_the_questions() {
     let found = rows(&gqa).unwrap();
     assert_eq!(found.len(), 2);
     let sky = found.iter().find(|row| row.id == "0733").unwrap();
-    assert_eq!(sky.question.as_deref(), Some("Is the sky dark?"));
-    assert_eq!(sky.answer.as_deref(), Some("yes"));
-    assert_eq!(sky.template.as_deref(), Some("verify"));
+    assert_eq!(sky.texts.question.as_deref(), Some("Is the sky dark?"));
+    assert_eq!(sky.texts.answer.as_deref(), Some("yes"));
+    assert_eq!(sky.texts.template.as_deref(), Some("verify"));
     assert_eq!(
         (sky.image_id.as_str(), sky.image.to_vec()),
         ("2337", picture(0))
     );
     let who = found.iter().find(|row| row.id == "0200").unwrap();
-    assert_eq!((who.path.as_str(), &who.template), ("n16.jpg", &None));
+    assert_eq!((who.path.as_str(), &who.texts.template), ("n16.jpg", &None));
 }
 
 #[test]
@@ -137,13 +140,13 @@ fn snli_ve_has_a_pair_per_line_in_both_spellings() {
     let found = rows(&source(Format::SnliVe, &file)).unwrap();
     let labels: Vec<_> = found
         .iter()
-        .map(|row| row.label.as_deref().unwrap())
+        .map(|row| row.texts.label.as_deref().unwrap())
         .collect();
     assert_eq!(labels, ["neutral", "contradiction", "entailment"]);
     let paths: Vec<_> = found.iter().map(|row| row.path.as_str()).collect();
     assert_eq!(paths, ["4705.jpg", "2407.jpg", "4705.jpg"]);
     assert_eq!(found[1].image.to_vec(), picture(1));
-    assert_eq!(found[0].hypothesis.as_deref(), Some("A man sleeps."));
+    assert_eq!(found[0].texts.hypothesis.as_deref(), Some("A man sleeps."));
 
     std::fs::write(&file, text(&[pair("Flickr30K_ID", json!("4705"), "-")])).unwrap();
     let error = rows(&source(Format::SnliVe, &file)).unwrap_err();

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use ringmaster_dataset::import::{
     BadRow, Exclusion, Format, ImportOptions, Imported, Row, Source, import, read,
 };
-use ringmaster_dataset::{CorpusManifest, DatasetError, Store, read_rows};
+use ringmaster_dataset::{CorpusManifest, DatasetError, Store, Texts, read_rows};
 use ringmaster_proto::ErrorKind;
 use ringmaster_proto::spec::Columns;
 use serde_json::json;
@@ -105,13 +105,15 @@ fn stored(out: &Path) -> Vec<Row> {
                 rows.push(Row {
                     path: paths.value(row).to_owned(),
                     image: bytes.value(row).to_vec().into(),
-                    caption: text("caption", row),
-                    question: text("question", row),
-                    answer: text("answer", row),
-                    template: text("template", row),
-                    objects: list.map(str::to_owned).collect(),
-                    hypothesis: text("hypothesis", row),
-                    label: text("label", row),
+                    texts: Texts {
+                        caption: text("caption", row),
+                        question: text("question", row),
+                        answer: text("answer", row),
+                        template: text("template", row),
+                        objects: list.map(str::to_owned).collect(),
+                        hypothesis: text("hypothesis", row),
+                        label: text("label", row),
+                    },
                     ..Row::default()
                 });
             }
@@ -133,21 +135,22 @@ fn any_row() -> impl Strategy<Value = Row> {
         |(picture_id, caption, asked, template, objects, stated)| Row {
             path: format!("pics/{picture_id}.png"),
             image: picture(picture_id).into(),
-            caption: Some(caption),
-            answer: asked.as_ref().map(|question| format!("{question} yes")),
-            question: asked,
-            template,
-            objects,
-            label: stated.as_ref().map(|_| "neutral".to_owned()),
-            hypothesis: stated,
+            texts: Texts {
+                caption: Some(caption),
+                answer: asked.as_ref().map(|question| format!("{question} yes")),
+                question: asked,
+                template,
+                objects,
+                label: stated.as_ref().map(|_| "neutral".to_owned()),
+                hypothesis: stated,
+            },
             ..Row::default()
         },
     )
 }
 
 fn line(row: &Row) -> String {
-    let Row {
-        path,
+    let Texts {
         caption,
         question,
         answer,
@@ -155,10 +158,9 @@ fn line(row: &Row) -> String {
         objects,
         hypothesis,
         label,
-        ..
-    } = row;
+    } = &row.texts;
     json!({
-        "image": path, "caption": caption, "question": question, "answer": answer,
+        "image": row.path, "caption": caption, "question": question, "answer": answer,
         "template": template, "objects": objects, "hypothesis": hypothesis, "label": label,
     })
     .to_string()
@@ -194,17 +196,22 @@ proptest! {
         for (example, row) in examples.iter().zip(&given) {
             let id: u64 = row.path[5..6].parse().unwrap();
             prop_assert_eq!(&example.image, &pixels(id));
-            prop_assert_eq!(&example.caption, &row.caption);
-            prop_assert_eq!(&example.question, &row.question);
-            prop_assert_eq!(&example.answer, &row.answer);
+            let read = Texts {
+                caption: example.caption.clone(),
+                question: example.question.clone(),
+                answer: example.answer.clone(),
+                template: example.template.clone(),
+                objects: example.objects.clone(),
+                hypothesis: example.hypothesis.clone(),
+                label: example.label.clone(),
+            };
+            prop_assert_eq!(&read, &row.texts);
         }
 
         // What was imported can be imported.
         let again = folder.path().join("again");
         runtime().block_on(run(source(Format::Parquet, &out), &[], &again, Some(3), 0.0)).unwrap();
-        let texts = |row: &Row| (row.path.clone(), row.image.clone(), row.caption.clone());
-        let again: Vec<_> = stored(&again).iter().map(texts).collect();
-        prop_assert_eq!(again, given.iter().map(texts).collect::<Vec<_>>());
+        prop_assert_eq!(&stored(&again), &given);
     }
 
     #[test]
@@ -374,7 +381,7 @@ fn parquet_of_others_is_read_with_its_names() {
         .iter()
         .map(|row| {
             (
-                row.caption.as_deref(),
+                row.texts.caption.as_deref(),
                 row.image_id.as_str(),
                 row.image.to_vec(),
             )

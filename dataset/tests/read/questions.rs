@@ -145,16 +145,17 @@ async fn a_corpus_is_asked_as_the_same_files_are() {
         };
         (questions.into_iter().map(strip).collect::<Vec<_>>(), bad)
     };
-    let asked = Asked::Question;
-    let of_rows = Questions::of_rows(&manifest, &columns, options(asked)).unwrap();
-    let of_files = files(folder.path(), options(asked));
-    assert_eq!(
-        strip(all(of_rows).await.unwrap()),
-        strip(all(of_files).await.unwrap())
-    );
+    for asked in [Asked::Question, Asked::Entailment] {
+        let of_rows = Questions::of_rows(&manifest, &columns, options(asked)).unwrap();
+        let of_files = files(folder.path(), options(asked));
+        assert_eq!(
+            strip(all(of_rows).await.unwrap()),
+            strip(all(of_files).await.unwrap())
+        );
+    }
     let seven = QuestionOptions {
         rows_max: 7,
-        ..options(asked)
+        ..options(Asked::Question)
     };
     let of_rows = Questions::of_rows(&manifest, &columns, seven).unwrap();
     assert_eq!(all(of_rows).await.unwrap().0.len(), 5);
