@@ -36,7 +36,8 @@ use tokio_util::sync::CancellationToken;
 pub use device::DeviceChoice;
 pub use error::WorkerError;
 pub use evaluate::{
-    Bench, Evaluation, Metric, Reference, Scores, TemplateScore, Verdict, evaluate, score,
+    Bench, Evaluation, Metric, ObjectiveLoss, Reference, Scores, TemplateScore, Verdict, evaluate,
+    score,
 };
 
 /// What a worker is started with; everything else comes from the coordinator.

@@ -2,6 +2,7 @@
 //! much of that needs the right image.
 
 mod bench;
+mod losses;
 mod metrics;
 mod normalise;
 mod scores;
@@ -14,12 +15,13 @@ use ringmaster_proto::checkpoint::CheckpointManifest;
 use serde::Serialize;
 
 use self::bench::Inquiry;
+use self::losses::LossSum;
 use self::normalise::plain;
-use crate::feeder::{MicroBatch, images};
-use crate::objective::{self, Objective};
-use crate::{DeviceChoice, WorkerError, batch};
+use crate::objective::Objective;
+use crate::{DeviceChoice, WorkerError};
 
 pub use self::bench::{Bench, Verdict};
+pub use self::losses::ObjectiveLoss;
 pub use self::metrics::{Metric, Reference};
 pub use self::scores::{Scores, TemplateScore, score};
 
@@ -135,29 +137,14 @@ impl HeldOut<'_> {
         exchange: bool,
         tick: &mut impl FnMut(usize),
     ) -> Result<f64, WorkerError> {
-        let Bench {
-            spec,
-            tokenizer,
-            device,
-            model,
-        } = self.bench;
-        let (mut sum, mut tokens) = (0.0, 0);
+        let mut sum = LossSum::default();
         for chunk in captioned.chunks(BATCH) {
             let rows: Vec<Example> = chunk.iter().map(|row| self.rows[*row].clone()).collect();
-            let lens = self.bench.answering().lens();
-            let texts = objective::tokens(Objective::Captioning, &rows, tokenizer, lens);
-            tokens += texts.counted();
-            let micro = MicroBatch {
-                lane: 0,
-                images: images(chunk.iter().map(|row| self.picture(*row, exchange))),
-                tokens: texts,
-                rows: chunk.len(),
-            };
-            let batch = batch::on_device(&micro, spec, device);
-            sum += f64::from(batch::scalar(model.loss_sum(batch))?);
+            let pictures = chunk.iter().map(|row| self.picture(*row, exchange));
+            sum.add(self.bench.loss(Objective::Captioning, &rows, pictures)?);
             tick(chunk.len());
         }
-        Ok(sum / tokens.max(1) as f64)
+        Ok(sum.mean())
     }
 }
 

@@ -37,7 +37,7 @@ impl Ledger {
             .map_err(|error| CliError::file(&ledger.path, &error))?;
         let mut lines = text.lines();
         match lines.next() {
-            None => ledger.append_line(header)?,
+            None => ledger.write(&format!("{header}\n"))?,
             Some(found) if found == header => {}
             Some(_) => {
                 let reason = "has other columns than this version writes";
@@ -50,13 +50,14 @@ impl Ledger {
         Ok((ledger, rows))
     }
 
-    /// Appends one row, in one write.
-    pub(super) fn append(&mut self, cells: &[String]) -> Result<(), CliError> {
-        self.append_line(&cells.join(","))
+    /// Appends the rows of one run, in one write.
+    pub(super) fn append(&mut self, rows: &[Vec<String>]) -> Result<(), CliError> {
+        let lines = rows.iter().map(|cells| cells.join(",") + "\n");
+        self.write(&lines.collect::<String>())
     }
 
-    fn append_line(&mut self, line: &str) -> Result<(), CliError> {
-        let written = self.file.write_all(format!("{line}\n").as_bytes());
+    fn write(&mut self, text: &str) -> Result<(), CliError> {
+        let written = self.file.write_all(text.as_bytes());
         written.map_err(|error| CliError::file(&self.path, &error))
     }
 
@@ -94,12 +95,12 @@ mod tests {
         let path = folder.path().join("x.csv");
         let (mut ledger, rows) = Ledger::open(&path, "a,b").unwrap();
         assert!(rows.is_empty());
-        ledger.append(&row(["1", ""])).unwrap();
+        ledger.append(&[row(["1", ""])]).unwrap();
         assert!(Ledger::open(&path, "a,b").is_err(), "one process at a time");
         drop(ledger);
         let (mut ledger, rows) = Ledger::open(&path, "a,b").unwrap();
         assert_eq!(rows, [row(["1", ""])]);
-        ledger.append(&row(["2", "3"])).unwrap();
+        ledger.append(&[row(["2", "3"])]).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n1,\n2,3\n");
     }
 
@@ -110,7 +111,7 @@ mod tests {
         fs::write(&path, "a,b\n1,2\n3").unwrap();
         let (mut ledger, rows) = Ledger::open(&path, "a,b").unwrap();
         assert_eq!(rows, [row(["1", "2"])]);
-        ledger.append(&row(["4", "5"])).unwrap();
+        ledger.append(&[row(["4", "5"])]).unwrap();
         drop(ledger);
         assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n1,2\n4,5\n");
         let refusal = Ledger::open(&path, "a,b,c").err().unwrap().to_string();

@@ -2,10 +2,13 @@
 
 mod allreduce;
 mod child;
+mod experiment;
 mod figures;
 mod ledger;
+mod losses;
 mod pool;
 mod rank;
+mod sampling;
 mod variants;
 
 use clap::Subcommand;
@@ -21,6 +24,11 @@ pub(crate) enum BenchCommand {
     Allreduce(allreduce::AllreduceArgs),
     /// Train every fusion variant alike, over several seeds, and compare cost and accuracy
     Variants(variants::VariantsArgs),
+    /// Train an easy and a hard objective under every rule of sampling, and compare steps to the same
+    /// loss
+    Sampling(sampling::SamplingArgs),
+    /// Measure the held-out loss of each objective at every checkpoint of a run
+    Losses(losses::LossesArgs),
 }
 
 /// Runs one of the benchmarks.
@@ -28,5 +36,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<Exit, CliError> {
     match command {
         BenchCommand::Allreduce(args) => allreduce::run(&args),
         BenchCommand::Variants(args) => variants::run(args).await,
+        BenchCommand::Sampling(args) => sampling::run(args).await,
+        BenchCommand::Losses(args) => losses::run(args).await,
     }
 }

@@ -66,7 +66,7 @@ pub(crate) async fn run(command: CheckpointCommand) -> Result<Exit, CliError> {
 }
 
 async fn list(args: ListArgs) -> Result<Exit, CliError> {
-    let manifests = checkpoints(args.run.as_deref()).await?.1;
+    let manifests = args.all().await?.1;
     let lines = manifests.iter().map(Line::of);
     match args.output {
         Output::Json => lines.for_each(|line| output::json(&line)),
@@ -106,10 +106,27 @@ async fn show(args: ShowArgs) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
+impl ListArgs {
+    /// The run's root, and all its checkpoints, oldest first.
+    pub(crate) async fn all(&self) -> Result<(Store, Vec<CheckpointManifest>), CliError> {
+        let root = match self.run.as_deref() {
+            Some(url) if url.contains("://") => Store::open(url)?,
+            run => Store::open(&RunFolder::find(run)?.path().to_string_lossy())?,
+        };
+        let manifests = ringmaster_coordinator::checkpoints(&root).await?;
+        Ok((root, manifests))
+    }
+
+    /// Form of the output.
+    pub(crate) fn output(&self) -> Output {
+        self.output
+    }
+}
+
 impl ShowArgs {
     /// The run's root, and the checkpoint asked for.
     pub(crate) async fn chosen(&self) -> Result<(Store, CheckpointManifest), CliError> {
-        let (root, manifests) = checkpoints(self.of.run.as_deref()).await?;
+        let (root, manifests) = self.of.all().await?;
         let chosen = |one: &CheckpointManifest| self.step.is_none_or(|at| at == one.step.0);
         let manifest = manifests.into_iter().rev().find(chosen).ok_or_else(|| {
             let which = self
@@ -126,15 +143,6 @@ impl ShowArgs {
     pub(crate) fn output(&self) -> Output {
         self.of.output
     }
-}
-
-async fn checkpoints(run: Option<&str>) -> Result<(Store, Vec<CheckpointManifest>), CliError> {
-    let root = match run {
-        Some(url) if url.contains("://") => Store::open(url)?,
-        run => Store::open(&RunFolder::find(run)?.path().to_string_lossy())?,
-    };
-    let manifests = ringmaster_coordinator::checkpoints(&root).await?;
-    Ok((root, manifests))
 }
 
 impl<'a> Line<'a> {

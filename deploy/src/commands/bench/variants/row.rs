@@ -47,26 +47,27 @@ impl Row {
     /// The row of `trial`, whose run ended with the line `said`.
     pub(super) fn of(trial: &Trial, cost: &Cost, said: &str) -> Result<Self, CliError> {
         let measured = serde_json::from_str(said).map_err(|error| {
-            let thing = format!("run {}", trial.spec.run.name);
+            let thing = format!("run {}", trial.run.name());
             let next = "please report it";
             CliError::refused(ErrorKind::Internal, thing, error, next)
         })?;
         Ok(Self {
             variant: trial.variant.name.to_owned(),
-            seed: trial.seed,
-            steps: trial.spec.run.steps.unwrap_or_default(),
+            seed: trial.run.seed,
+            steps: trial.run.steps,
             params: cost.parameters(),
             gflops_mac2: 2.0 * cost.macs() as f64 / 1e9,
             measured,
-            spec_hash: trial.spec_hash(),
+            spec_hash: trial.run.spec_hash(),
         })
     }
 
     /// Whether this is what `trial` would come to.
     pub(super) fn is_of(&self, trial: &Trial) -> bool {
-        (self.variant.as_str(), self.seed) == (trial.variant.name, trial.seed)
-            && Some(self.steps) == trial.spec.run.steps
-            && self.spec_hash == trial.spec_hash()
+        let run = &trial.run;
+        (self.variant.as_str(), self.seed) == (trial.variant.name, run.seed)
+            && self.steps == run.steps
+            && self.spec_hash == run.spec_hash()
     }
 
     /// The cells, in the order of [`HEADER`].

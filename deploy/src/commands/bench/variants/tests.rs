@@ -34,14 +34,14 @@ fn every_variant_differs_from_the_papers_in_its_own_keys_alone() {
         .find(|trial| trial.variant.name == "jar")
         .unwrap();
     for trial in &trials {
-        let changes = jar.spec.changes(&trial.spec);
+        let changes = jar.run.spec.changes(&trial.run.spec);
         let mut keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
         keys.retain(|key| *key != "run.name");
         let sets = trial.variant.sets.iter();
         let own: Vec<&str> = sets.map(|set| set.split_once('=').unwrap().0).collect();
         assert_eq!(keys, own, "{}", trial.variant.name);
     }
-    let mut hashes: Vec<String> = trials.iter().map(Trial::spec_hash).collect();
+    let mut hashes: Vec<String> = trials.iter().map(|trial| trial.run.spec_hash()).collect();
     hashes.sort();
     hashes.dedup();
     assert_eq!(hashes.len(), 9, "no two are the same run");
@@ -86,12 +86,12 @@ fn a_row_reads_back_as_it_was_written() {
 #[test]
 fn the_table_has_means_and_spreads_in_the_order_of_the_family() {
     let trials = trials(&args(&["--only", "jar,concat", "--seeds", "2"])).unwrap();
-    let right = |trial: &Trial| if trial.seed == 1 { 0.5 } else { 0.7 };
+    let right = |trial: &Trial| if trial.run.seed == 1 { 0.5 } else { 0.7 };
     let rows: Vec<Row> = trials.iter().rev().map(|t| row(t, right(t))).collect();
     let folder = tempfile::tempdir().unwrap();
     let table = table::Table::of(&rows);
     table.write(folder.path(), "How.").unwrap();
-    let text = fs::read_to_string(folder.path().join("variants.md")).unwrap();
+    let text = std::fs::read_to_string(folder.path().join("variants.md")).unwrap();
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
     // sqrt(2 * 0.1^2 / 1) = 0.1414.
     let cells = "| 2 | 0.00 | 0.000 | 3 ± 0 | - | 60.0 ± 14.1 | - | - | - |";
