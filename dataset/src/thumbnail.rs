@@ -9,9 +9,14 @@ use image::{ExtendedColorType, ImageEncoder, RgbImage};
 pub fn thumbnail(rgb: &[u8], most: u32) -> Option<Vec<u8>> {
     let side = (rgb.len() / 3).isqrt() as u32;
     let picture = RgbImage::from_raw(side, side, rgb.to_vec())?;
-    let picture = match side {
-        _ if side > most => imageops::resize(&picture, most, most, Resize::Triangle),
-        _ => picture,
+    // A longer buffer would be taken too.
+    if picture.as_raw().len() != (side * side * 3) as usize {
+        return None;
+    }
+    let picture = if side > most {
+        imageops::resize(&picture, most, most, Resize::Triangle)
+    } else {
+        picture
     };
     let mut png = Vec::new();
     let encoder =
