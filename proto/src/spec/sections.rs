@@ -226,9 +226,9 @@ impl TaskSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitSpec {
-    /// The root of a run (its newest checkpoint, and of it the moving average of the weights where the
-    /// run keeps one), an exported folder, or its file `model.safetensors`. Positions of another image size are interpolated. Its tokenizer is used
-    /// too unless `data.tokenizer` names one.
+    /// The root of a run (its newest checkpoint, and of it the moving average of the weights where
+    /// the run keeps one), an exported folder, or its file `model.safetensors`. Positions of another
+    /// image size are interpolated. Its tokenizer is used too unless `data.tokenizer` names one.
     pub from: Option<String>,
     /// Weights of other programs, applied after `from`.
     pub weights: Vec<InitWeights>,
