@@ -169,6 +169,35 @@ fn a_dry_run_says_what_needs_no_corpus_where_the_corpus_is_missing() {
 }
 
 #[test]
+fn a_dry_run_of_a_store_without_credentials_says_what_is_missing_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringmaster"));
+    for name in [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    ] {
+        command.env_remove(name);
+    }
+    // Nobody answers there, so that no metadata service is asked.
+    command.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+    let store = ["--set", "run.store=s3://a-bucket/runs"];
+    let output = command
+        .args(["train", "--dry-run"])
+        .args(store)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("parameters") && stdout.contains("host memory"));
+    assert!(stdout.contains("unknown without the corpus"), "{stdout}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error: s3://a-bucket/runs"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
 fn the_dry_run_of_a_corpus_is_that_of_its_rows() {
     let folder = tempfile::tempdir().unwrap();
     let make = "corpus make --out c --rows 640 --held-out 512";

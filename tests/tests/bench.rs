@@ -132,3 +132,34 @@ fn bench_variants_goes_on_after_ctrl_c() {
     assert!(after[1].starts_with("jar,1,20,"), "{after:?}");
     sandbox.assert_nothing_left();
 }
+
+#[test]
+fn bench_sampling_measures_each_curve_once() {
+    let sandbox = Sandbox::new(RINGMASTER);
+    let args = "bench sampling --out s --only difficulty --seeds 1 --jobs 1 --rows 512 --held-out 32 \
+                --steps 4 --points 2 --set data.lane_batch=2 --output json";
+    let args: Vec<&str> = args.split_whitespace().collect();
+    let first = sandbox.run(&args).succeeded();
+    let rules: Vec<Value> = first
+        .stdout
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let names: Vec<&Value> = rules.iter().map(|line| &line["rule"]).collect();
+    assert_eq!(names, ["uniform", "difficulty"]);
+    for line in &rules {
+        assert!(line["hard_loss_mean"].as_f64().unwrap() > 0.0, "{line}");
+    }
+    assert_eq!(
+        rules[0]["steps_share_mean"],
+        serde_json::json!([1.0, 1.0, 1.0])
+    );
+    let csv = sandbox.folder().join("s/sampling.csv");
+    let measured = std::fs::read_to_string(&csv).unwrap();
+    // A header, and two points of two curves.
+    assert_eq!(measured.lines().count(), 5, "{measured}");
+    let second = sandbox.run(&args).succeeded();
+    assert_eq!(first.stdout, second.stdout);
+    assert_eq!(measured, std::fs::read_to_string(&csv).unwrap());
+    sandbox.assert_nothing_left();
+}

@@ -14,7 +14,7 @@ use super::memory::WorkerMemory;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Output};
 
-/// What would run; its field names are a contract. Null is what only the corpus could tell.
+/// What would run; its field names are a contract. Null is what only the corpus can tell.
 #[derive(Debug, Serialize)]
 struct Facts {
     run: String,
@@ -49,37 +49,28 @@ struct Rows {
 }
 
 /// Reads specs, footers and the store; writes nothing.
-pub(super) async fn run(
-    spec: &RunSpec,
-    root: &Store,
-    workers: u32,
-    output: Output,
-) -> Result<Exit, CliError> {
-    let rows = look(spec, root).await;
-    let known = rows.as_ref().ok().copied();
-    let plan = known.map(|rows| plan(spec, rows)).transpose()?;
-    let facts = Facts::of(spec, root, workers, known.as_ref().zip(plan.as_ref()));
+pub(super) async fn run(spec: &RunSpec, workers: u32, output: Output) -> Result<Exit, CliError> {
+    let looked = look(spec).await;
+    let facts = Facts::of(spec, workers, looked.as_ref().ok());
     match output {
         Output::Json => output::json(&facts),
         Output::Table => facts.print(),
     }
-    rows.map(|_| Exit::Done)
+    looked.map(|_| Exit::Done)
 }
 
 /// Asks the store whether it answers and lets us read, then the sources what they hold.
-async fn look(spec: &RunSpec, root: &Store) -> Result<Rows, CliError> {
+async fn look(spec: &RunSpec) -> Result<(Rows, Plan), CliError> {
+    let root = Store::open(&spec.run.store)?.child(&spec.run.name);
     root.list(keys::JOURNAL).await?;
-    count_rows(spec).await
-}
-
-/// One row group stands for all: how long an epoch is depends on their sum alone.
-fn plan(spec: &RunSpec, rows: Rows) -> Result<Plan, CliError> {
+    let rows = count_rows(spec).await?;
+    // One row group stands for all: how long an epoch is depends on their sum alone.
     let plan = Plan::new(row_groups(rows.train), PlanSpec::from(spec));
-    Ok(plan.map_err(DatasetError::from)?)
+    Ok((rows, plan.map_err(DatasetError::from)?))
 }
 
 impl Facts {
-    fn of(spec: &RunSpec, root: &Store, workers: u32, known: Option<(&Rows, &Plan)>) -> Self {
+    fn of(spec: &RunSpec, workers: u32, known: Option<&(Rows, Plan)>) -> Self {
         let model = &spec.model;
         let counted = cost(model, model.text_len, model.target_len);
         let forward = 2.0 * counted.macs() as f64 / 1e9;
@@ -94,7 +85,7 @@ impl Facts {
         let in_all = |(bytes, epochs)| (bytes as f64 * epochs) as u64;
         Self {
             run: spec.run.name.clone(),
-            store: root.url(),
+            store: spec.run.store.clone(),
             parameters,
             forward_gflop_per_example: forward,
             training_gflop_per_example: 3.0 * forward,
@@ -116,10 +107,25 @@ impl Facts {
 
     fn print(&self) {
         use output::{bytes, count};
-        let unknown = || "unknown without the corpus".to_owned();
-        let or_unknown = |n: Option<u64>, show: fn(u64) -> String| n.map_or_else(unknown, show);
-        let held_out = or_unknown(self.held_out_rows, count);
+        // What is not known is left out, and a line without anything says so.
+        let told = |parts: [Option<String>; 3]| {
+            let parts: Vec<String> = parts.into_iter().flatten().collect();
+            match parts.as_slice() {
+                [] => "unknown without the corpus".to_owned(),
+                parts => parts.join(", "),
+            }
+        };
+        let held_out = self.held_out_rows.map(|n| format!("{} held out", count(n)));
+        let per_epoch = self
+            .steps_per_epoch
+            .map(|n| format!("{} per epoch", count(n)));
         let epochs = self.epochs.map(|n| format!("{n:.2} epochs"));
+        let read = self
+            .read_bytes_per_epoch
+            .map(|n| format!("{} per epoch", bytes(n)));
+        let in_all = self
+            .read_bytes_in_all
+            .map(|n| format!("{} in all", bytes(n)));
         let gflop = |n: f64| format!("{n:.3} GFLOP per example");
         let mut rows = vec![
             ("run", format!("{} in {}", self.run, self.store)),
@@ -129,31 +135,16 @@ impl Facts {
         ];
         rows.extend(self.worker_memory.lines());
         rows.extend([
-            (
-                "rows",
-                format!("{}, held out {held_out}", or_unknown(self.rows, count)),
-            ),
+            ("rows", told([self.rows.map(count), held_out, None])),
             (
                 "global batch",
                 format!("{} examples", count(self.global_batch)),
             ),
             (
                 "steps",
-                format!(
-                    "{}, {} per epoch, {}",
-                    or_unknown(self.total_steps, count),
-                    or_unknown(self.steps_per_epoch, count),
-                    epochs.unwrap_or_else(unknown),
-                ),
+                told([self.total_steps.map(count), per_epoch, epochs]),
             ),
-            (
-                "read",
-                format!(
-                    "{} per epoch, {} in all",
-                    or_unknown(self.read_bytes_per_epoch, bytes),
-                    or_unknown(self.read_bytes_in_all, bytes),
-                ),
-            ),
+            ("read", told([read, in_all, None])),
             ("lanes", lanes_line(self.lanes, self.workers)),
             ("identity", self.identity.clone()),
         ]);

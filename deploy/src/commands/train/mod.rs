@@ -67,10 +67,11 @@ pub(crate) async fn run(args: TrainArgs, log_format: LogFormat) -> Result<Exit, 
     if args.exit_with_parent {
         signals::exit_with_parent();
     }
-    let run = Run::of(args.run.clone(), args.workers, args.device)?;
     if args.dry_run {
-        return dry_run::run(&run.spec, &run.root, run.workers, args.output).await;
+        let (file, workers) = with_workers(args.run, args.workers)?;
+        return dry_run::run(&file.load()?, workers, args.output).await;
     }
+    let run = Run::of(args.run.clone(), args.workers, args.device)?;
     let mut signals = Signals::listen()?;
     run.folder.create()?;
     let _claim = run.folder.lock()?;
@@ -113,10 +114,7 @@ pub(crate) async fn run(args: TrainArgs, log_format: LogFormat) -> Result<Exit, 
 
 impl Run {
     fn of(file: RunFile, workers: Option<u32>, device: DeviceChoice) -> Result<Self, CliError> {
-        let asked = file.load()?;
-        let fewest = asked.membership.min_workers;
-        let workers = workers.unwrap_or(WORKERS.min(asked.data.lanes).max(fewest));
-        let file = file.with("membership.max_workers", workers);
+        let (file, workers) = with_workers(file, workers)?;
         let spec = file.load()?;
         let root = Store::open(&spec.run.store)?.child(&spec.run.name);
         let folder = RunFolder::of(&spec);
@@ -255,6 +253,14 @@ impl Run {
         };
         Ok(report::comparison(disturbed, &undisturbed, output))
     }
+}
+
+/// How many workers there will be, and the run that has room for no more.
+fn with_workers(file: RunFile, workers: Option<u32>) -> Result<(RunFile, u32), CliError> {
+    let asked = file.load()?;
+    let usual = WORKERS.min(asked.data.lanes);
+    let workers = workers.unwrap_or(usual.max(asked.membership.min_workers));
+    Ok((file.with("membership.max_workers", workers), workers))
 }
 
 /// Lanes of every rank, and what unevenness costs.
