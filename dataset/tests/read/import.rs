@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, AsArray, BinaryArray, StringArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use ringmaster_dataset::import::{
-    BadRow, Exclusion, Format, ImportOptions, Imported, Row, Source, import, read,
+    BadRow, Exclusion, Format, ImportOptions, Imported, Row, Source, Tolerance, import, read,
 };
 use ringmaster_dataset::{CorpusManifest, DatasetError, Store, Texts, read_rows};
 use ringmaster_proto::ErrorKind;
@@ -402,4 +402,33 @@ fn parquet_of_others_is_read_with_its_names() {
     std::fs::write(folder.path().join("y.parquet"), "PAR1 not PAR1").unwrap();
     let error = self::rows(&source).unwrap_err();
     assert!(error.contains("y.parquet"), "{error}");
+}
+
+#[test]
+fn bad_rows_end_the_reading_once_a_thousand_rows_could_not_make_up_for_them() {
+    let bad = |line: u64| BadRow {
+        place: format!("line {line}"),
+        reason: "broken".into(),
+    };
+    // Two of a thousand are tolerated, so the third ends it at once, wherever it comes.
+    let mut tolerance = Tolerance::new(0.002);
+    tolerance.refuse(&bad(1)).unwrap();
+    tolerance.refuse(&bad(2)).unwrap();
+    let error = tolerance.refuse(&bad(3)).unwrap_err().to_string();
+    assert!(
+        error.contains("3 of 3 rows") && error.contains("line 1: broken"),
+        "{error}"
+    );
+    // Two of 999 are too many at the end, two of 1000 are not.
+    let mut tolerance = Tolerance::new(0.002);
+    tolerance.refuse(&bad(1)).unwrap();
+    tolerance.refuse(&bad(2)).unwrap();
+    (0..997).for_each(|_| tolerance.accept());
+    tolerance.end().unwrap_err();
+    tolerance.accept();
+    tolerance.end().unwrap();
+    assert_eq!(tolerance.bad(), 2);
+    // Of many rows, as many more are tolerated.
+    (0..1000).for_each(|_| tolerance.accept());
+    tolerance.refuse(&bad(3)).unwrap();
 }

@@ -187,22 +187,4 @@ mod tests {
         }
         assert!("accuracy".parse::<Metric>().is_err());
     }
-
-    #[test]
-    fn tmp_differential() {
-        let pairs: Vec<(String, String, String)> =
-            serde_json::from_slice(&std::fs::read("/tmp/vqa_pairs.json").unwrap()).unwrap();
-        for (said, normal, punct) in pairs {
-            assert_eq!(vqa_punctuation(&said), punct, "{said:?}");
-            assert_eq!(vqa(&said), normal, "{said:?}");
-        }
-        let scores: Vec<(String, Vec<String>, f64)> =
-            serde_json::from_slice(&std::fs::read("/tmp/vqa_scores.json").unwrap()).unwrap();
-        for (answer, people, score) in scores {
-            assert!(
-                (vqa2(&answer, &people) - score).abs() < 1e-12,
-                "{answer} {people:?}"
-            );
-        }
-    }
 }
