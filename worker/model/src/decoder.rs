@@ -32,7 +32,7 @@ impl Decoder {
     pub(crate) fn new(init: &Init, spec: &ModelSpec) -> Self {
         let layer = LayerSpec::text(spec);
         Self {
-            positions: Positions::new(init, spec, spec.target_len, false),
+            positions: Positions::new(&init.at("positions"), spec, spec.target_len, false),
             layers: CrossLayer::stack(init, spec.decoder_layers, layer, spec.width),
             norm: Norm::new(&init.at("norm"), layer.norm, layer.width),
         }

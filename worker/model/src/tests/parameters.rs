@@ -49,6 +49,13 @@ fn parameters_have_names_and_initial_values_of_their_own() {
         let drawn = |slot: &&flat::Slot| values(slot).iter().any(|x| *x != values(slot)[0]);
         let drawn: Vec<&flat::Slot> = layout.slots.iter().filter(drawn).collect();
         for (i, slot) in drawn.iter().enumerate() {
+            let (found, unit) = (values(slot), normal(1, &slot.path, slot.len, 1.0));
+            let scale = f64::from(found[0]) / f64::from(unit[0]);
+            let own = found
+                .iter()
+                .zip(&unit)
+                .all(|(f, u)| (f64::from(*f) - scale * f64::from(*u)).abs() <= 1e-5 * scale.abs());
+            assert!(own, "{sets:?}: {} is drawn under another name", slot.path);
             for other in &drawn[..i] {
                 // The same draws would differ by a factor alone.
                 let (a, b) = (values(slot), values(other));

@@ -64,10 +64,7 @@ impl Positions {
                     crate::POSITION_DEVIATION,
                 ),
             }),
-            TextStack::T5 => {
-                let relative = init.at("relative");
-                Self::Relative(RelativeBias::new(&relative, spec.text_heads, two_sided))
-            }
+            TextStack::T5 => Self::Relative(RelativeBias::new(init, spec.text_heads, two_sided)),
         }
     }
 
@@ -114,7 +111,7 @@ impl TextEncoder {
         let layer = LayerSpec::text(spec);
         let last = layer.norm == NormKind::Rms;
         Self {
-            positions: Positions::new(init, spec, spec.text_len, true),
+            positions: Positions::new(&init.at("positions"), spec, spec.text_len, true),
             layers: Layer::stack(init, "layers", spec.text_layers, layer),
             norm: last.then(|| Norm::new(&init.at("norm"), layer.norm, layer.width)),
         }

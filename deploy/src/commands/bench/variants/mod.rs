@@ -29,7 +29,7 @@ pub(crate) struct VariantsArgs {
     #[command(flatten)]
     experiment: ExperimentArgs,
     /// Optimizer updates of every run
-    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// Only these variants
     #[arg(long, value_delimiter = ',', value_name = "NAME", value_parser = family::names())]
