@@ -44,8 +44,9 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
 ];
 
 /// Who alone may use a library.
-const ONLY_IN: [(&str, &[&str]); 7] = [
+const ONLY_IN: [(&str, &[&str]); 8] = [
     ("burn", &["ringmaster-model", "ringmaster-worker"]),
+    ("cudarc", &["ringmaster-ring"]),
     ("kube", &["ringmaster"]),
     ("k8s-openapi", &["ringmaster"]),
     ("clap", &["ringmaster"]),
@@ -58,11 +59,12 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
 const NOT_IN_THE_RING: [&str; 4] = ["burn", "tonic", "tokio", "axum"];
 
 /// Files that decide: no runtime, no wire, no clock. Time and seeds are arguments.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "coordinator/src/run",
     "dataset/src/plan",
     "dataset/src/assign",
     "worker/ring/src/topology",
+    "worker/ring/src/nccl/layout",
     "worker/src/objective",
     "worker/src/sampling",
     "deploy/src/kubernetes/render",

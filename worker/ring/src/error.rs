@@ -76,6 +76,19 @@ pub enum RingError {
         /// What the system answered.
         reason: String,
     },
+    /// The devices' collective failed on this rank, and the ring knows of no peer that died.
+    #[error("NCCL failed: {reason}; form the next generation, and set NCCL_DEBUG=INFO to see more")]
+    Nccl {
+        /// What was called, and what the library or the device answered.
+        reason: String,
+    },
+    /// A communicator was given up and the device did not stop: it may still write to the memory it
+    /// was given, so no later computation of this process can be trusted.
+    #[error("a device does not stop: {reason}; end this process")]
+    Wedged {
+        /// What was waited for, and the error it came after.
+        reason: String,
+    },
 }
 
 impl RingError {
@@ -93,7 +106,9 @@ impl RingError {
             | Self::Aborted { .. }
             | Self::Refused { .. }
             | Self::Invalid { .. }
-            | Self::Io { .. } => None,
+            | Self::Io { .. }
+            | Self::Nccl { .. }
+            | Self::Wedged { .. } => None,
         }
     }
 

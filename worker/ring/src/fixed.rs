@@ -43,11 +43,11 @@ pub fn to_f32(q: i64, divisor: f64) -> f32 {
     (q as f64 / SCALE / divisor) as f32
 }
 
-/// The largest `f64` that is not above `(2^63 - 1) / lanes`.
+/// The largest `f64` that is not above `(2^63 - 1) / lanes`: what a gradient times 2^40 may be.
 ///
 /// Comparing with it is exact although it is taken before rounding: a gradient has 24 significant
 /// bits, so near a limit that is at least 2^31 its fixed point is a whole number already.
-fn limit(lanes: u32) -> f64 {
+pub fn limit(lanes: u32) -> f64 {
     let limit = i64::MAX / i64::from(lanes.max(1));
     let rounded = limit as f64;
     // 2^63 itself is not an i64, so compare in i128.

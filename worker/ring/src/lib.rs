@@ -14,6 +14,7 @@
 //!   any other.
 //! - [`frame`] is every byte on a link. Two connections and three threads per rank carry frames and
 //!   notice a peer's death, also between collectives.
+//! - [`nccl`] moves gradients between GPUs, under the ring's eyes.
 //! - [`bench`] measures.
 //!
 //! What it does not know: tensors, gradients' names, gRPC, the coordinator, what a lost peer means
@@ -27,6 +28,7 @@ pub mod bf16;
 pub mod fixed;
 pub mod frame;
 pub mod handshake;
+pub mod nccl;
 pub mod topology;
 
 mod abort;

@@ -238,6 +238,11 @@ impl Ring {
         self.all_reduce_i64(tag, &mut [0])
     }
 
+    /// The links, for whoever waits for something else while they watch; `None` in a world of one.
+    pub(crate) fn links(&self) -> Option<&Arc<Links>> {
+        self.wire.as_ref().map(|wire| &wire.links)
+    }
+
     fn all_reduce<S: Sum>(&mut self, tag: Tag, values: &mut S) -> Result<(), RingError> {
         let place = (self.rank, self.world);
         if self.world == 1 {
