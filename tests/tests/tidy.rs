@@ -44,8 +44,9 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
 ];
 
 /// Who alone may use a library.
-const ONLY_IN: [(&str, &[&str]); 8] = [
+const ONLY_IN: [(&str, &[&str]); 9] = [
     ("burn", &["ringmaster-model", "ringmaster-worker"]),
+    ("cubecl", &["ringmaster-model"]),
     ("cudarc", &["ringmaster-ring"]),
     ("kube", &["ringmaster"]),
     ("k8s-openapi", &["ringmaster"]),

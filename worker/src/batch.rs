@@ -1,5 +1,7 @@
 //! Host arrays to tensors.
 
+#[cfg(feature = "cuda")]
+use burn::tensor::DType;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use ringmaster_model::Batch;
 use ringmaster_proto::spec::ModelSpec;
@@ -24,15 +26,27 @@ pub(crate) fn on_device(micro: &MicroBatch, spec: &ModelSpec, device: &Device) -
     }
 }
 
-/// `[rows, 3, size, size]`.
-pub(crate) fn images(
-    pixels: Vec<f32>,
-    rows: usize,
-    spec: &ModelSpec,
-    device: &Device,
-) -> Tensor<4> {
-    let shape = [rows, 3, spec.image_size, spec.image_size];
-    Tensor::from_data(TensorData::new(pixels, shape), device)
+/// Pictures of RGB bytes, rows first, as `[rows, 3, size, size]` normalised to [-1, 1]. They travel to a
+/// GPU as bytes, and are normalised there by the same arithmetic.
+pub(crate) fn images(pixels: Vec<u8>, rows: usize, spec: &ModelSpec, device: &Device) -> Tensor<4> {
+    let size = spec.image_size;
+    #[cfg(feature = "cuda")]
+    if ringmaster_model::cuda::is_cuda(device) {
+        let bytes = TensorData::new(pixels, [rows, size, size, 3]);
+        let bytes: Tensor<4, Int> = Tensor::from_data(bytes, (device, DType::U8));
+        let values = bytes
+            .float()
+            .div_scalar(255.0)
+            .sub_scalar(0.5)
+            .div_scalar(0.5);
+        return values.permute([0, 3, 1, 2]);
+    }
+    let mut values = vec![0.0; pixels.len()];
+    let of_picture = 3 * size * size;
+    for (picture, values) in pixels.chunks(of_picture).zip(values.chunks_mut(of_picture)) {
+        ringmaster_dataset::normalise(picture, values);
+    }
+    Tensor::from_data(TensorData::new(values, [rows, 3, size, size]), device)
 }
 
 /// Encoder ids and the mask of real tokens.

@@ -46,6 +46,11 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// How many CUDA devices are visible; `None` where this build has no CUDA.
+    pub fn visible_cuda() -> Option<usize> {
+        cfg!(feature = "cuda").then(|| cuda_devices().len())
+    }
+
     /// The device, without automatic differentiation.
     pub fn resolve(self) -> Result<Device, WorkerError> {
         let gpus = cuda_devices();

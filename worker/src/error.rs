@@ -116,8 +116,8 @@ impl WorkerError {
             Self::Device { .. } | Self::Export { .. } | Self::Init { .. } => ErrorKind::Invalid,
             Self::Dataset(error) => error.kind(),
             Self::Store(error) => error.kind(),
+            Self::Diverged { .. } | Self::Ring(RingError::Wedged { .. }) => ErrorKind::Rejoin,
             Self::Ring(_) => ErrorKind::Retry,
-            Self::Diverged { .. } => ErrorKind::Rejoin,
             Self::Internal(_) => ErrorKind::Internal,
         }
     }

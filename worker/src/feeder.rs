@@ -28,8 +28,8 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) struct MicroBatch {
     /// Which lane's.
     pub(crate) lane: u32,
-    /// Pixels, `[rows, 3, size, size]`, normalised to [-1, 1].
-    pub(crate) images: Vec<f32>,
+    /// RGB bytes, `[rows, size, size, 3]`.
+    pub(crate) images: Vec<u8>,
     /// Token ids.
     pub(crate) tokens: Tokens,
     /// Rows.
@@ -57,7 +57,7 @@ struct ReadStep {
 
 struct ReadLane {
     lane: u32,
-    images: Vec<f32>,
+    images: Vec<u8>,
     rows: Vec<Fields>,
 }
 
@@ -197,13 +197,7 @@ fn read(step: Step, lanes: &[LaneBatch], tokenizer: &Tokenizer, tasks: &TaskSpec
     }
 }
 
-/// Pictures of equal size, normalised, one after another.
-pub(crate) fn images<'a>(pictures: impl Iterator<Item = &'a [u8]>) -> Vec<f32> {
-    let mut out = Vec::new();
-    for picture in pictures {
-        let start = out.len();
-        out.resize(start + picture.len(), 0.0);
-        ringmaster_dataset::normalise(picture, &mut out[start..]);
-    }
-    out
+/// Pictures of equal size, one after another.
+pub(crate) fn images<'a>(pictures: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    pictures.flatten().copied().collect()
 }

@@ -6,16 +6,14 @@
 
 use burn::tensor::Device;
 use ringmaster_dataset::decode::Decoder;
-use ringmaster_model::flat::Layout;
+use ringmaster_model::flat::{self, Layout};
 use ringmaster_model::{Model, Ops};
-use ringmaster_proto::spec::ModelSpec;
+use ringmaster_proto::spec::{ModelSpec, Precision};
 use ringmaster_proto::vocab::RESERVED;
 
 use crate::feeder::{MicroBatch, images};
 use crate::objective::{Lens, Tokens};
 use crate::{WorkerError, batch};
-
-const BACKEND: &str = "burn-flex-0.22.1";
 
 /// A small photograph-like JPEG; decoders round differently on different machines.
 const PICTURE: &[u8] = include_bytes!("../fixtures/probe.jpg");
@@ -28,6 +26,7 @@ pub(crate) fn probe(
     model: &Model,
     layout: &Layout,
     spec: &ModelSpec,
+    precision: Precision,
     device: &Device,
 ) -> Result<String, WorkerError> {
     let pixels = Decoder::new(spec.image_size)
@@ -53,7 +52,9 @@ pub(crate) fn probe(
     };
     let batch = batch::on_device(&micro, spec, device);
     let mut gradient = vec![0.0; layout.total];
-    let loss = model.forward_backward(batch, 0.0, Ops::inference(), layout, &mut gradient);
+    let loss = model.forward_backward(batch, 0.0, Ops::inference_in(precision), |gradients| {
+        flat::add_gradients(model, gradients, layout, &mut gradient);
+    });
     let value = batch::scalar(loss)?;
 
     let mut hasher = blake3::Hasher::new();
@@ -63,7 +64,19 @@ pub(crate) fn probe(
         hasher.update(&bytes);
     }
     let hash = hasher.finalize().to_hex();
-    Ok(format!("{BACKEND}/{}/{}", simd_level(), &hash[..16]))
+    Ok(format!("{}/{}", processor(device), &hash[..16]))
+}
+
+/// Backend, its version and what it computes on.
+fn processor(device: &Device) -> String {
+    #[cfg(feature = "cuda")]
+    if ringmaster_model::cuda::is_cuda(device) {
+        let gpu = device.clone().without_autodiff().identity();
+        let gpu = gpu.map_or_else(|| "unknown".to_owned(), |gpu| gpu.name);
+        return format!("burn-cuda-0.22.1/{gpu}");
+    }
+    let _ = device;
+    format!("burn-flex-0.22.1/{}", simd_level())
 }
 
 /// The widest vector extension the matrix kernels can use here.

@@ -9,6 +9,7 @@ mod batch;
 pub mod checkpoint;
 mod device;
 mod draw;
+mod engine;
 mod error;
 mod evaluate;
 pub mod export;
@@ -25,6 +26,7 @@ mod sample;
 pub mod sampling;
 mod session;
 mod statistics;
+pub mod step_bench;
 mod trainer;
 
 use std::net::IpAddr;

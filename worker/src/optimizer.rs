@@ -3,7 +3,7 @@
 //! This file owns [`State`]. The same struct is hashed into the digest, copied between peers and
 //! written into checkpoints; nothing else changes a parameter.
 
-use ringmaster_model::flat::Layout;
+use ringmaster_model::flat::{Layout, Slot};
 use ringmaster_proto::spec::TrainSpec;
 
 use crate::objective::Objective;
@@ -155,26 +155,19 @@ impl State {
     /// and, where a moving average is kept, e <- d e + (1 - d) p.
     pub fn update(&mut self, layout: &Layout, g: &[f32], scale: f32, lr: f64, spec: &TrainSpec) {
         self.updates += 1;
-        let t = self.updates as f64;
-        let (b1, b2) = (spec.beta1 as f32, spec.beta2 as f32);
-        let step_size = (lr / (1.0 - spec.beta1.powf(t))) as f32;
-        let root_correction = (1.0 - spec.beta2.powf(t)).sqrt() as f32;
-        let eps = spec.eps as f32;
+        let adam = Adam::of(self.updates, lr, spec);
         for slot in &layout.slots {
-            let decay = if slot.decay {
-                1.0 - (lr * spec.weight_decay) as f32
-            } else {
-                1.0
-            };
+            let decay = adam.decay_of(slot);
             let range = slot.offset..slot.offset + slot.len;
             let p = &mut self.parameters[range.clone()];
             let m = &mut self.first[range.clone()];
             let v = &mut self.second[range.clone()];
             for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(&g[range]) {
                 let g = g * scale;
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * (g * g);
-                *p = *p * decay - step_size * *m / (v.sqrt() / root_correction + eps);
+                *m = adam.beta1 * *m + (1.0 - adam.beta1) * g;
+                *v = adam.beta2 * *v + (1.0 - adam.beta2) * (g * g);
+                *p =
+                    *p * decay - adam.step_size * *m / (v.sqrt() / adam.root_correction + adam.eps);
             }
         }
         if let Some(ema) = &mut self.ema {
@@ -183,6 +176,40 @@ impl State {
                 *e = old * *e + new * *p;
             }
         }
+    }
+}
+
+/// The numbers of one update that all parameters share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Adam {
+    pub(crate) beta1: f32,
+    pub(crate) beta2: f32,
+    /// `lr / (1 - beta1^t)`.
+    pub(crate) step_size: f32,
+    /// `sqrt(1 - beta2^t)`.
+    pub(crate) root_correction: f32,
+    pub(crate) eps: f32,
+    /// `1 - lr * weight_decay`.
+    pub(crate) decay: f32,
+}
+
+impl Adam {
+    /// Of the `t`-th update, from 1.
+    pub(crate) fn of(t: u64, lr: f64, spec: &TrainSpec) -> Self {
+        let t = t as f64;
+        Self {
+            beta1: spec.beta1 as f32,
+            beta2: spec.beta2 as f32,
+            step_size: (lr / (1.0 - spec.beta1.powf(t))) as f32,
+            root_correction: (1.0 - spec.beta2.powf(t)).sqrt() as f32,
+            eps: spec.eps as f32,
+            decay: 1.0 - (lr * spec.weight_decay) as f32,
+        }
+    }
+
+    /// What a parameter is multiplied by before its step.
+    fn decay_of(&self, slot: &Slot) -> f32 {
+        if slot.decay { self.decay } else { 1.0 }
     }
 }
 

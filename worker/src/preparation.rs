@@ -49,7 +49,7 @@ impl Preparation {
             }
             Self::Done(prepared) => match prepared.next_report().await {
                 Some((generation, body)) => Progress::Report(generation, body),
-                None => Progress::Failed(WorkerError::Internal("the trainer thread ended".into())),
+                None => Progress::Failed(prepared.why_ended()),
             },
         }
     }

@@ -31,7 +31,7 @@ const SAMPLE_ROWS: u64 = 32;
 pub(crate) struct Prepared {
     commands: SyncSender<Command>,
     reports: Receiver<(Generation, Body)>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<Result<(), WorkerError>>>,
     ring_address: SocketAddr,
     fingerprint: String,
 }
@@ -58,13 +58,25 @@ impl Prepared {
         self.reports.recv().await
     }
 
+    /// Why the trainer thread has ended, once [`Self::next_report`] says so. The thread's end of the
+    /// reports is among the last things it drops, so this hardly waits.
+    pub(crate) fn why_ended(&mut self) -> WorkerError {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) => error,
+            _ => WorkerError::Internal("the trainer thread ended; see its log lines".into()),
+        }
+    }
+
     /// Ends the trainer thread and waits for it.
     pub(crate) async fn end(mut self) {
         self.command(Command::Exit);
         self.reports.close();
         drop(self.commands);
-        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
+        let Some(thread) = self.thread else {
+            return;
+        };
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        if !matches!(joined, Ok(Ok(_))) {
             tracing::error!("the trainer thread panicked; its log lines are above");
         }
     }
@@ -133,7 +145,9 @@ fn build(
     let spec = Arc::new(spec);
     let trainer = Trainer::new(Arc::clone(&spec), corpus.total_steps, &device);
     let autodiff = device.clone().autodiff();
-    let fingerprint = fingerprint::probe(&trainer.model, &trainer.layout, &spec.model, &autodiff)?;
+    let (model, layout) = (&trainer.model, &trainer.layout);
+    let precision = spec.train.precision;
+    let fingerprint = fingerprint::probe(model, layout, &spec.model, precision, &autodiff)?;
     tracing::info!(fingerprint, parameters = trainer.layout.total, "prepared");
     let sampler = Sampler::new(held_out, spec.eval.sample_every, &spec.model, &autodiff);
     let ring_address = listener.local_addr();
@@ -159,7 +173,7 @@ fn build(
     Ok(Prepared {
         commands,
         reports,
-        thread,
+        thread: Some(thread),
         ring_address,
         fingerprint,
     })

@@ -8,6 +8,7 @@ use ringmaster_model::Model;
 use ringmaster_proto::spec::ModelSpec;
 use ringmaster_proto::v1::Sample;
 
+use crate::WorkerError;
 use crate::batch;
 use crate::feeder::images;
 use crate::objective::{Lens, Tokens};
@@ -45,14 +46,18 @@ impl Sampler {
     }
 
     /// A question, its reference answer and the model's, if it is time for one.
-    pub(crate) fn next_if_due(&mut self, trainer: &Trainer, corpus: &Corpus) -> Option<Sample> {
+    pub(crate) fn next_if_due(
+        &mut self,
+        trainer: &mut Trainer,
+        corpus: &Corpus,
+    ) -> Result<Option<Sample>, WorkerError> {
         if self.rows.is_empty() || self.last.elapsed() < self.every {
-            return None;
+            return Ok(None);
         }
         let row = &self.rows[self.next % self.rows.len()];
         let question = row.question.clone().unwrap_or_default();
         let picture = [row.image.as_slice()];
-        let model = trainer.evaluated_model();
+        let model = trainer.evaluated_model()?;
         let context = Answering {
             spec: &self.spec,
             device: &self.device,
@@ -64,12 +69,12 @@ impl Sampler {
         let reference = row.answer.clone().unwrap_or_default();
         self.next += 1;
         self.last = Instant::now();
-        Some(Sample {
-            step: trainer.state.step,
+        Ok(Some(Sample {
+            step: trainer.step_count(),
             question,
             reference,
             answer: answer.unwrap_or_default(),
-        })
+        }))
     }
 }
 

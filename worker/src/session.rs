@@ -73,7 +73,10 @@ struct Active {
 
 impl Session {
     /// Serves commands until `Exit` or until the agent is gone.
-    pub(crate) fn serve(mut self, commands: &Receiver<Command>) {
+    ///
+    /// # Errors
+    /// When nothing that this process computes can be trusted any more.
+    pub(crate) fn serve(mut self, commands: &Receiver<Command>) -> Result<(), WorkerError> {
         let span = tracing::info_span!("run", run = self.spec.run.name);
         let _entered = span.enter();
         let mut active: Option<Active> = None;
@@ -85,7 +88,7 @@ impl Session {
                     let generation = form.generation;
                     match self.form(form) {
                         Ok(formed) => active = Some(formed),
-                        Err(error) => self.report_error(generation, None, &error),
+                        Err(error) => self.report_error(generation, None, error)?,
                     }
                 }
                 Command::Start(generation) => {
@@ -93,7 +96,7 @@ impl Session {
                     if let Some(active) = active.as_mut().filter(waits) {
                         active.started = true;
                         if let Err(error) = self.train(active) {
-                            self.report_error(generation, Some(active.rank), &error);
+                            self.report_error(generation, Some(active.rank), error)?;
                         }
                     }
                 }
@@ -101,9 +104,10 @@ impl Session {
                     drop(active.take());
                     self.report_fenced(generation, Boundary::Unspecified);
                 }
-                Command::Exit => return,
+                Command::Exit => break,
             }
         }
+        Ok(())
     }
 
     /// Forms the links of a generation and obtains the state at its resume point.
@@ -126,12 +130,18 @@ impl Session {
         };
         let options = ring::Options::default();
         let mut ring = Ring::form(&self.listener, membership, options, &abort)?;
+        let collective = self.trainer.join(&mut ring)?;
         self.resume(&mut ring, &resume)?;
         self.holds_state = true;
-        let held = self.held();
+        let held = self.held()?;
         tracing::info!(%generation, %rank, %world, step = resume.step, "formed");
         self.report(generation, Body::Formed(v1::Formed { held }));
-        let member = Membership { ring, abort, drain };
+        let member = Membership {
+            collective,
+            ring,
+            abort,
+            drain,
+        };
         Ok(Active {
             generation,
             rank,
@@ -156,11 +166,14 @@ impl Session {
                 }
             }
             Origin::Memory if recovery::needs_copy(resume) => {
-                let mut state = trainer.state.clone();
+                let mut state = trainer.state()?.0.clone();
                 recovery::copy_from_peer(ring, &mut state, &trainer.layout, resume)?;
                 trainer.adopt(state);
             }
-            Origin::Memory => recovery::verify(&trainer.state, &trainer.layout, resume)?,
+            Origin::Memory => {
+                let (state, layout) = trainer.state()?;
+                recovery::verify(state, layout, resume)?;
+            }
             Origin::Checkpoint => {
                 let state = self.runtime.block_on(async {
                     let manifest =
@@ -185,14 +198,14 @@ impl Session {
         let span = tracing::info_span!("generation", generation, rank);
         let _entered = span.enter();
         let lanes = lanes_of_rank(self.spec.data.lanes, active.rank, active.world);
-        let from = Step(self.trainer.state.step);
+        let from = Step(self.trainer.step_count());
         let to = Step(self.corpus.total_steps);
         if from >= to {
             return self.reach(active, Boundary::Finished);
         }
         let mut feeder = Feeder::start(&self.corpus, &self.spec, lanes, from, to, &self.runtime)?;
         loop {
-            let span = tracing::info_span!("step", step = self.trainer.state.step);
+            let span = tracing::info_span!("step", step = self.trainer.step_count());
             let _entered = span.enter();
             let (done, boundary) = self.trainer.step(&mut feeder, &mut active.member)?;
             tracing::debug!(loss = done.loss, seconds = done.step_seconds, "done");
@@ -213,7 +226,7 @@ impl Session {
                 }
             }
             if active.rank.0 == 0
-                && let Some(sample) = self.sampler.next_if_due(&self.trainer, &self.corpus)
+                && let Some(sample) = self.sampler.next_if_due(&mut self.trainer, &self.corpus)?
             {
                 self.report_progress(active.generation, Body::Sample(sample));
             }
@@ -222,7 +235,7 @@ impl Session {
 
     /// Ends at an agreed boundary; one that ends the run writes a checkpoint first.
     fn reach(&mut self, active: &Active, boundary: Boundary) -> Result<(), WorkerError> {
-        tracing::info!(step = self.trainer.state.step, ?boundary, "boundary");
+        tracing::info!(step = self.trainer.step_count(), ?boundary, "boundary");
         if matches!(boundary, Boundary::Stop | Boundary::Finished) {
             self.write_checkpoint(active)?;
         }
@@ -232,15 +245,15 @@ impl Session {
 
     fn write_checkpoint(&mut self, active: &Active) -> Result<(), WorkerError> {
         let started = Instant::now();
-        let state = &self.trainer.state;
-        let digest = state.digest(&self.trainer.layout);
+        let (state, layout) = self.trainer.state()?;
+        let digest = state.digest(layout);
         let part = (active.rank.0, active.world.0);
         let written = self.runtime.block_on(checkpoint::write_part(
             &self.root,
             active.generation,
             part,
             (state, &digest),
-            &self.trainer.layout,
+            layout,
         ))?;
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(
@@ -253,25 +266,39 @@ impl Session {
         Ok(())
     }
 
-    fn held(&self) -> Option<Held> {
-        self.holds_state.then(|| Held {
-            step: self.trainer.state.step,
-            digest: self.trainer.state.digest(&self.trainer.layout),
-        })
+    fn held(&mut self) -> Result<Option<Held>, WorkerError> {
+        if !self.holds_state {
+            return Ok(None);
+        }
+        let (state, layout) = self.trainer.state()?;
+        Ok(Some(Held {
+            step: state.step,
+            digest: state.digest(layout),
+        }))
     }
 
-    fn report_fenced(&self, generation: Generation, boundary: Boundary) {
-        let fenced = v1::Fenced {
-            held: self.held(),
-            boundary: boundary as i32,
-        };
+    fn report_fenced(&mut self, generation: Generation, boundary: Boundary) {
+        // A state that cannot be read any more is as good as none.
+        let held = self.held().unwrap_or_else(|error| {
+            tracing::error!(%generation, "{error}");
+            None
+        });
+        let boundary = boundary as i32;
+        let fenced = v1::Fenced { held, boundary };
         self.report(generation, Body::Fenced(fenced));
     }
 
-    /// A broken ring is for the coordinator to judge; anything else this worker cannot mend.
-    fn report_error(&self, generation: Generation, rank: Option<Rank>, error: &WorkerError) {
-        let body = match error {
-            WorkerError::Ring(RingError::Aborted { .. }) => return,
+    /// A broken ring is for the coordinator to judge; anything else this worker cannot mend. What not
+    /// even this process survives is returned.
+    fn report_error(
+        &self,
+        generation: Generation,
+        rank: Option<Rank>,
+        error: WorkerError,
+    ) -> Result<(), WorkerError> {
+        let body = match &error {
+            WorkerError::Ring(RingError::Aborted { .. }) => return Ok(()),
+            WorkerError::Ring(RingError::Wedged { .. }) => return Err(error),
             WorkerError::Ring(ring) => {
                 tracing::warn!(%generation, "ring: {error}");
                 let own = rank.map_or(0, |rank| rank.0);
@@ -290,6 +317,7 @@ impl Session {
             }
         };
         self.report(generation, body);
+        Ok(())
     }
 
     /// Progress is told if there is room: training does not wait for a control stream.

@@ -7,13 +7,13 @@ use std::time::Instant;
 use burn::tensor::Device;
 use ringmaster_model::flat::{self, Layout};
 use ringmaster_model::{Model, NoiseKey, Ops};
-use ringmaster_proto::spec::Reduction;
 use ringmaster_proto::v1::{Boundary, StepDone};
 use ringmaster_proto::{RunSpec, Step};
-use ringmaster_ring::{Abort, Ring, Tag, fixed};
+use ringmaster_ring::{Abort, Ring, Tag};
 
 use crate::WorkerError;
 use crate::batch;
+use crate::engine::{Collective, Engine, Sums};
 use crate::feeder::{Feeder, MicroBatch, StepInput};
 use crate::objective::Objective;
 use crate::optimizer::{self, State};
@@ -31,22 +31,15 @@ pub(crate) struct Trainer {
     device: Device,
     pub(crate) layout: Layout,
     pub(crate) model: Model,
-    pub(crate) state: State,
-    gradients: Gradients,
-}
-
-/// Reused from step to step.
-struct Gradients {
-    /// One microbatch's, as the backward pass gives it.
-    lane: Vec<f32>,
-    /// Fixed-point sum over the owned lanes; empty unless the reduction is `exact`.
-    exact: Vec<i64>,
-    /// The reduced average; during an f32 or bf16 step, first the sum over the owned lanes.
-    reduced: Vec<f32>,
+    /// Its vectors are those of the engine only after [`Trainer::state`].
+    state: State,
+    engine: Engine,
 }
 
 /// What a rank is part of for one generation.
 pub(crate) struct Membership {
+    /// Ends before the ring does.
+    pub(crate) collective: Collective,
     pub(crate) ring: Ring,
     pub(crate) abort: Abort,
     /// The [`Boundary`] the coordinator asked for, 0 for none.
@@ -69,34 +62,26 @@ impl Trainer {
         let model = Model::new(&spec.model, spec.run.seed, &device);
         let layout = flat::layout(&model);
         let rule = Rule::new(&spec.tasks, total_steps);
-        let state = State::initial(flat::parameters(&model, &layout), &rule, &spec.train);
-        let exact = if spec.train.reduction == Reduction::Exact {
-            layout.total
-        } else {
-            0
-        };
-        let gradients = Gradients {
-            lane: vec![0.0; layout.total],
-            exact: vec![0; exact],
-            reduced: vec![0.0; layout.total],
-        };
-        Self {
+        let engine = Engine::new(&layout, &spec.train, spec.data.lanes, &device);
+        let parameters = flat::parameters(&model, &layout);
+        let mut trainer = Self {
             spec,
             total_steps,
             rule,
             device,
             layout,
             model,
-            state,
-            gradients,
-        }
+            state: State::blank(0),
+            engine,
+        };
+        trainer.start_from(parameters);
+        trainer
     }
 
     /// Goes back to the state before the first step.
     pub(crate) fn restart(&mut self) {
-        self.model = Model::new(&self.spec.model, self.spec.run.seed, &self.device);
-        let parameters = flat::parameters(&self.model, &self.layout);
-        self.state = State::initial(parameters, &self.rule, &self.spec.train);
+        let model = Model::new(&self.spec.model, self.spec.run.seed, &self.device);
+        self.start_from(flat::parameters(&model, &self.layout));
     }
 
     /// Goes to the state before the first step of a run that starts from `parameters`.
@@ -107,17 +92,35 @@ impl Trainer {
 
     /// Puts `state` in place of the current one.
     pub(crate) fn adopt(&mut self, state: State) {
+        let model = self.model.clone();
+        self.model = self.engine.adopt(model, &self.layout, &state);
         self.state = state;
-        self.load_parameters();
+    }
+
+    /// What the ranks of a ring sum their gradients with; all of them call it once.
+    pub(crate) fn join(&self, ring: &mut Ring) -> Result<Collective, WorkerError> {
+        self.engine.join(ring)
+    }
+
+    /// Steps consumed.
+    pub(crate) fn step_count(&self) -> u64 {
+        self.state.step
+    }
+
+    /// The whole state, in host memory, and its layout.
+    pub(crate) fn state(&mut self) -> Result<(&State, &Layout), WorkerError> {
+        self.engine.pull(&self.layout, &mut self.state)?;
+        Ok((&self.state, &self.layout))
     }
 
     /// The model that evaluation sees.
-    pub(crate) fn evaluated_model(&self) -> Model {
+    pub(crate) fn evaluated_model(&mut self) -> Result<Model, WorkerError> {
         let model = self.model.clone();
-        match &self.state.ema {
-            Some(ema) => flat::with_parameters(model, &self.layout, ema),
-            None => model,
+        if self.state.ema.is_none() {
+            return Ok(model);
         }
+        let ema = self.state()?.0.evaluated().to_vec();
+        Ok(flat::with_parameters(model, &self.layout, &ema))
     }
 
     /// One optimizer step: fetch; per owned lane forward, backward, convert, accumulate;
@@ -144,20 +147,17 @@ impl Trainer {
         debug_assert_eq!(step.0, self.state.step);
         let own_rows = statistics.rows;
         timed(&mut clock.compute, || {
-            self.gradients.clear();
-            lanes.iter().try_for_each(|(objective, lane)| {
-                self.accumulate(*objective, lane, &mut statistics)
-            })
+            self.accumulate(&lanes, &mut statistics)
         })?;
 
         vote(&mut statistics, member.drain.load(Ordering::Acquire));
         let all = timed(&mut clock.reduce, || {
-            self.all_reduce(step, statistics, &mut member.ring)
+            self.all_reduce(step, statistics, member)
         })?;
 
         let lr = optimizer::learning_rate(step.0, self.total_steps, &self.spec.train);
         let skipped = all.bad_values > 0 || all.all_tokens() == 0;
-        let norm = timed(&mut clock.optimizer, || self.update(skipped, lr));
+        let norm = timed(&mut clock.optimizer, || self.update(skipped, lr))?;
         self.advance(&all, skipped);
         let boundary = self.boundary(all);
 
@@ -171,7 +171,7 @@ impl Trainer {
             lr,
             skipped,
             bad_rows: all.bad_rows.cast_unsigned(),
-            digest: self.digest_if_due(),
+            digest: self.digest_if_due()?,
             own_rows: own_rows.cast_unsigned(),
             data_seconds: clock.data,
             compute_seconds: clock.compute,
@@ -195,30 +195,30 @@ impl Trainer {
         Ok(())
     }
 
-    /// Forward and backward of one microbatch on the *sum* of its token losses; converts the
-    /// gradient and adds it to the owned lanes' sum.
+    /// Forward and backward of every owned lane.
     fn accumulate(
         &mut self,
-        objective: Objective,
-        lane: &MicroBatch,
+        lanes: &[(Objective, MicroBatch)],
         statistics: &mut Statistics,
     ) -> Result<(), WorkerError> {
-        let batch = batch::on_device(lane, &self.spec.model, &self.device);
-        let noise = NoiseKey {
-            seed: self.spec.run.seed,
-            step: self.state.step,
-            lane: lane.lane,
-        };
+        self.engine.clear();
         let train = &self.spec.train;
-        let loss = self.model.forward_backward(
-            batch,
-            train.label_smoothing,
-            Ops::training(train, noise),
-            &self.layout,
-            &mut self.gradients.lane,
-        );
-        statistics.add_loss(objective, batch::scalar(loss)?, lane.tokens.counted());
-        let bad = self.gradients.add_lane(self.spec.data.lanes);
+        for (_, lane) in lanes {
+            let batch = batch::on_device(lane, &self.spec.model, &self.device);
+            let noise = NoiseKey {
+                seed: self.spec.run.seed,
+                step: self.state.step,
+                lane: lane.lane,
+            };
+            let (ops, smoothing) = (Ops::training(train, noise), train.label_smoothing);
+            let (model, layout) = (&self.model, &self.layout);
+            self.engine
+                .accumulate(model, layout, batch, smoothing, ops)?;
+        }
+        let Sums { losses, bad } = self.engine.sums()?;
+        for ((objective, lane), loss) in lanes.iter().zip(losses) {
+            statistics.add_loss(*objective, loss, lane.tokens.counted());
+        }
         statistics.bad_values = statistics.bad_values.saturating_add_unsigned(bad);
         Ok(())
     }
@@ -228,52 +228,32 @@ impl Trainer {
         &mut self,
         step: Step,
         own: Statistics,
-        ring: &mut Ring,
+        member: &mut Membership,
     ) -> Result<Statistics, WorkerError> {
+        let Membership {
+            collective, ring, ..
+        } = member;
         let mut vector = own.to_vector();
         ring.all_reduce_i64(Tag::new(step.0, STATISTICS), &mut vector)?;
         let all = Statistics::from_vector(&vector);
         let tokens = all.all_tokens() as f64;
-        if all.bad_values > 0 || tokens == 0.0 {
-            return Ok(all);
-        }
-        let bucket_len = (self.spec.train.bucket_mib as usize) << 18;
-        let Gradients { exact, reduced, .. } = &mut self.gradients;
-        let reduction = self.spec.train.reduction;
-        for (number, start) in (0..self.layout.total).step_by(bucket_len).enumerate() {
-            let range = start..(start + bucket_len).min(self.layout.total);
-            let tag = Tag::new(step.0, number as u32);
-            let out = &mut reduced[range.clone()];
-            match reduction {
-                Reduction::Exact => ring.all_reduce_exact(tag, &mut exact[range], out, tokens)?,
-                Reduction::F32 => ring.all_reduce_f32(tag, out)?,
-                Reduction::Bf16 => ring.all_reduce_bf16(tag, out)?,
-            }
-        }
-        if reduction != Reduction::Exact {
-            reduced
-                .iter_mut()
-                .for_each(|g| *g = (f64::from(*g) / tokens) as f32);
+        if all.bad_values == 0 && tokens > 0.0 {
+            self.engine.all_reduce(collective, ring, step.0, tokens)?;
         }
         Ok(all)
     }
 
     /// Clips and applies the reduced gradient; returns its norm before clipping.
-    fn update(&mut self, skipped: bool, lr: f64) -> f64 {
+    fn update(&mut self, skipped: bool, lr: f64) -> Result<f64, WorkerError> {
         if skipped {
-            return 0.0;
+            return Ok(0.0);
         }
-        let norm = optimizer::norm(&self.gradients.reduced);
+        let norm = self.engine.norm()?;
         let scale = optimizer::clip_scale(norm, self.spec.train.clip);
-        self.state.update(
-            &self.layout,
-            &self.gradients.reduced,
-            scale,
-            lr,
-            &self.spec.train,
-        );
-        self.load_parameters();
-        norm
+        let (model, train) = (self.model.clone(), &self.spec.train);
+        let (layout, state) = (&self.layout, &mut self.state);
+        self.model = self.engine.update(model, layout, state, (scale, lr), train);
+        Ok(norm)
     }
 
     /// Moves the state past the step's rows; what a skipped step came to teaches nothing.
@@ -289,11 +269,6 @@ impl Trainer {
         state.sampling.after_step(state.step, losses, &self.rule);
     }
 
-    fn load_parameters(&mut self) {
-        let model = self.model.clone();
-        self.model = flat::with_parameters(model, &self.layout, &self.state.parameters);
-    }
-
     /// Where the ranks agree to end, decided by reduced values only.
     fn boundary(&self, all: Statistics) -> Boundary {
         if self.state.step >= self.total_steps {
@@ -307,33 +282,13 @@ impl Trainer {
         }
     }
 
-    fn digest_if_due(&self) -> String {
+    fn digest_if_due(&mut self) -> Result<String, WorkerError> {
         let every = self.spec.train.digest_every;
-        if every > 0 && self.state.step.is_multiple_of(every) {
-            self.state.digest(&self.layout)
-        } else {
-            String::new()
+        if every == 0 || !self.state.step.is_multiple_of(every) {
+            return Ok(String::new());
         }
-    }
-}
-
-impl Gradients {
-    fn clear(&mut self) {
-        self.exact.fill(0);
-        self.reduced.fill(0.0);
-    }
-
-    /// Adds the lane's gradient to the rank's sum; returns how many values were bad.
-    fn add_lane(&mut self, lanes: u32) -> u64 {
-        if !self.exact.is_empty() {
-            return fixed::accumulate(&self.lane, &mut self.exact, lanes);
-        }
-        let mut bad = 0;
-        for (sum, g) in self.reduced.iter_mut().zip(&self.lane) {
-            bad += u64::from(!g.is_finite());
-            *sum += g;
-        }
-        bad
+        let (state, layout) = self.state()?;
+        Ok(state.digest(layout))
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct AttentionSpec {
     pub(crate) scaled: bool,
 }
 
-/// Keys and values, `[B, heads, K, d]` each.
+/// Keys and values, `[B, K, heads, d]` each.
 #[derive(Clone, Debug)]
 pub(crate) struct KeysValues {
     pub(crate) keys: Tensor<4>,
@@ -47,8 +47,8 @@ impl KeysValues {
     /// `self` and then `more`.
     pub(crate) fn followed_by(self, more: Self) -> Self {
         Self {
-            keys: Tensor::cat(vec![self.keys, more.keys], 2),
-            values: Tensor::cat(vec![self.values, more.values], 2),
+            keys: Tensor::cat(vec![self.keys, more.keys], 1),
+            values: Tensor::cat(vec![self.values, more.values], 1),
         }
     }
 }
@@ -99,11 +99,11 @@ impl Attention {
         self.attend(q, self.keys_values(kv, ops), mask, ops)
     }
 
-    /// What is attended to: `[B, K, D'] -> [B, heads, K, d]` twice.
+    /// What is attended to: `[B, K, D'] -> [B, K, heads, d]` twice.
     pub(crate) fn keys_values(&self, kv: Tensor<3>, ops: &Ops) -> KeysValues {
         KeysValues {
-            keys: self.split(self.key.forward(kv.clone(), ops)),
-            values: self.split(self.value.forward(kv, ops)),
+            keys: self.split(self.key.forward_half(kv.clone(), ops)),
+            values: self.split(self.value.forward_half(kv, ops)),
         }
     }
 
@@ -115,20 +115,17 @@ impl Attention {
         mask: Option<&Mask>,
         ops: &Ops,
     ) -> Tensor<3> {
-        let query = self.split(self.query.forward(q, ops));
+        let query = self.split(self.query.forward_half(q, ops));
         let seen = ops.attention([query, keys, values], self.scale, mask);
-        let [batch, heads, queries, of_head] = seen.dims();
-        let joined = seen
-            .swap_dims(1, 2)
-            .reshape([batch, queries, heads * of_head]);
+        let [batch, queries, heads, of_head] = seen.dims();
+        let joined = seen.reshape([batch, queries, heads * of_head]);
         self.output.forward(joined, ops)
     }
 
-    /// `[B, T, D] -> [B, heads, T, D / heads]`.
+    /// `[B, T, D] -> [B, T, heads, D / heads]`.
     fn split(&self, x: Tensor<3>) -> Tensor<4> {
         let [batch, tokens, width] = x.dims();
         x.reshape([batch, tokens, self.heads, width / self.heads])
-            .swap_dims(1, 2)
     }
 }
 

@@ -49,7 +49,7 @@ impl Decoder {
             let seen = layer.memory(memory.tokens.clone(), ops);
             x = layer.forward(x, (own, mask.as_ref()), (seen, memory.mask.as_ref()), ops);
         }
-        self.norm.forward(x)
+        self.norm.forward_half(x, ops)
     }
 
     /// What decoding token by token begins with.
@@ -80,6 +80,6 @@ impl Decoder {
             x = layer.forward(x, (own, mask.as_ref()), memory, ops);
         }
         cache.len = len;
-        self.norm.forward(x)
+        self.norm.forward_half(x, ops)
     }
 }

@@ -52,15 +52,8 @@ pub fn gradients_into(
     layout: &Layout,
     flat: &mut [f32],
 ) {
-    assert_eq!(
-        flat.len(),
-        layout.total,
-        "the buffer is as long as the layout"
-    );
-    model.visit(&mut Pull {
-        gradients: &mut gradients,
-        rest: flat,
-    });
+    flat.fill(0.0);
+    add_gradients(model, &mut gradients, layout, flat);
 }
 
 /// Adds every gradient that is there to its slot of `flat`, which has `layout.total` elements.
@@ -70,11 +63,7 @@ pub fn add_gradients(
     layout: &Layout,
     flat: &mut [f32],
 ) {
-    assert_eq!(
-        flat.len(),
-        layout.total,
-        "the buffer is as long as the layout"
-    );
+    assert_fits(layout, flat);
     model.visit(&mut Add {
         gradients,
         rest: flat,
@@ -92,11 +81,7 @@ pub fn parameters(model: &impl Module, layout: &Layout) -> Vec<f32> {
 
 /// The model with every value taken from `flat`, which has `layout.total` elements.
 pub fn with_parameters<M: Module>(model: M, layout: &Layout, flat: &[f32]) -> M {
-    assert_eq!(
-        flat.len(),
-        layout.total,
-        "the buffer is as long as the layout"
-    );
+    assert_fits(layout, flat);
     model.map(&mut Write { rest: flat })
 }
 
@@ -135,26 +120,17 @@ impl ModuleVisitor for Collect {
     }
 }
 
+fn assert_fits(layout: &Layout, flat: &[f32]) {
+    assert_eq!(
+        flat.len(),
+        layout.total,
+        "the buffer is as long as the layout"
+    );
+}
+
 /// Whether a module is one of an enum's variants, which have no place in a path.
 fn is_choice(kind: &str) -> bool {
     kind.starts_with("Enum:")
-}
-
-struct Pull<'a> {
-    gradients: &'a mut Gradients,
-    rest: &'a mut [f32],
-}
-
-impl ModuleVisitor for Pull<'_> {
-    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        let len = parameter.lazy_shape().iter().product();
-        let (slot, rest) = std::mem::take(&mut self.rest).split_at_mut(len);
-        match parameter.val().grad_remove(self.gradients) {
-            Some(gradient) => slot.copy_from_slice(floats(&gradient.into_data())),
-            None => slot.fill(0.0),
-        }
-        self.rest = rest;
-    }
 }
 
 struct Add<'a> {

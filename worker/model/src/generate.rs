@@ -22,7 +22,7 @@ impl Model {
         max_len: usize,
     ) -> Vec<Vec<u32>> {
         let model = self.valid();
-        let ops = Ops::inference();
+        let ops = Ops::inference_on(&images.device());
         let batch = images.dims()[0];
         let memory = model.memory(images.inner(), text.inner(), text_mask.inner(), &ops);
         let device = memory.tokens.device();

@@ -107,7 +107,7 @@ impl Mlp {
 
     /// `[B, T, D] -> [B, T, D]`.
     pub(crate) fn forward(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
-        let hidden = ops.activate(self.input.forward(x, ops), self.activation);
+        let hidden = ops.activate(self.input.forward_half(x, ops), self.activation);
         self.output.forward(hidden, ops)
     }
 }
@@ -142,9 +142,9 @@ impl Layer {
 
     /// `[B, T, D] -> [B, T, D]`.
     pub(crate) fn forward(&self, x: Tensor<3>, mask: Option<&Mask>, ops: &Ops) -> Tensor<3> {
-        let a = self.norm_attention.forward(x.clone());
+        let a = self.norm_attention.forward_half(x.clone(), ops);
         let x = x + ops.dropout(self.attention.forward(a.clone(), a, mask, ops));
-        let b = self.norm_mlp.forward(x.clone());
+        let b = self.norm_mlp.forward_half(x.clone(), ops);
         x + ops.dropout(self.mlp.forward(b, ops))
     }
 
@@ -204,7 +204,7 @@ impl CrossLayer {
     /// Keys and values of the layer's own input, `[B, T, D]`.
     pub(crate) fn own(&self, x: Tensor<3>, ops: &Ops) -> KeysValues {
         self.attention_self
-            .keys_values(self.norm_self.forward(x), ops)
+            .keys_values(self.norm_self.forward_half(x, ops), ops)
     }
 
     /// `x`, `[B, T, D]`, looks at `own` (its keys and values, perhaps with earlier ones) and at
@@ -216,11 +216,11 @@ impl CrossLayer {
         memory: (KeysValues, Option<&Mask>),
         ops: &Ops,
     ) -> Tensor<3> {
-        let a = self.norm_self.forward(x.clone());
+        let a = self.norm_self.forward_half(x.clone(), ops);
         let x = x + ops.dropout(self.attention_self.attend(a, own.0, own.1, ops));
-        let b = self.norm_cross.forward(x.clone());
+        let b = self.norm_cross.forward_half(x.clone(), ops);
         let x = x + ops.dropout(self.attention_cross.attend(b, memory.0, memory.1, ops));
-        let c = self.norm_mlp.forward(x.clone());
+        let c = self.norm_mlp.forward_half(x.clone(), ops);
         x + ops.dropout(self.mlp.forward(c, ops))
     }
 }

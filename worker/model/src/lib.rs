@@ -6,6 +6,8 @@
 
 mod attention;
 mod cost;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod decoder;
 mod dropout;
 pub mod flat;

@@ -36,6 +36,11 @@ impl Linear {
     pub(crate) fn forward(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
         ops.linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
     }
+
+    /// The same, for what goes on into another product.
+    pub(crate) fn forward_half(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
+        ops.linear_half(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    }
 }
 
 /// A square convolution without bias; the weight is `[outputs, inputs, k, k]`.
@@ -60,13 +65,8 @@ impl Convolution {
         }
     }
 
-    /// The stride.
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
-    }
-
-    /// `[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]`, rounded up.
-    pub(crate) fn forward(&self, x: Tensor<4>, ops: &Ops) -> Tensor<4> {
+    /// Pictures `[B, H H, inputs] -> [B, (H / stride)^2, outputs]`, sides rounded up.
+    pub(crate) fn forward(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
         ops.convolution(x, self.weight.val(), self.stride)
     }
 }

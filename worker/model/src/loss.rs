@@ -1,7 +1,7 @@
 //! Cross-entropy of the target tokens, summed and never normalised: a mean over the global batch is
 //! the trainer's to take, after the sums of all lanes have met.
 
-use burn::tensor::{Int, Tensor, activation::log_softmax};
+use burn::tensor::{FloatDType, Int, Tensor, activation::log_softmax};
 
 /// Weighted cross-entropy per example, nats, of targets of which `smoothing` is spread evenly over
 /// the vocabulary (Szegedy et al. 2016, section 7), with `p = log softmax(logits)`:
@@ -16,6 +16,12 @@ pub(crate) fn cross_entropy(
     smoothing: f64,
 ) -> Tensor<1> {
     let [batch, tokens] = target.dims();
+    #[cfg(feature = "cuda")]
+    if crate::cuda::is_cuda(&logits.device()) {
+        let losses = crate::cuda::loss::cross_entropy(logits, target, weight, smoothing);
+        return losses.sum_dim(1).reshape([batch]);
+    }
+    let logits = logits.cast(FloatDType::F32);
     let log_probabilities = log_softmax(logits, 2);
     let chosen = log_probabilities
         .clone()

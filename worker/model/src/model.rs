@@ -1,12 +1,11 @@
 //! The model: two encoders, fusion, a decoder.
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Bool, Device, Gradients, Int, Tensor};
 use ringmaster_proto::spec::ModelSpec;
 
 use crate::attention::Mask;
 use crate::decoder::{Cache, Decoder};
-use crate::flat::{self, Layout};
 use crate::fusion::{Fusion, Inputs, Memory};
 use crate::image::ImageEncoder;
 use crate::init::Init;
@@ -60,8 +59,8 @@ impl Model {
         Self::with_init(spec, &Init::new(seed, device))
     }
 
-    /// A model whose values are all 0: for its shapes.
-    pub(crate) fn blank(spec: &ModelSpec, device: &Device) -> Self {
+    /// A model whose values are all 0: for its shapes, or to be given other values. Draws nothing.
+    pub fn blank(spec: &ModelSpec, device: &Device) -> Self {
         Self::with_init(spec, &Init::blank(device))
     }
 
@@ -99,7 +98,9 @@ impl Model {
         let Memory { tokens, mask } =
             ops.part(PartName::Fusion, || self.fusion.forward(inputs, ops));
         let norm = self.norm_memory.clone();
-        let tokens = ops.segment(vec![tokens], move |_, x| norm.forward(x[0].clone()));
+        let tokens = ops.segment(vec![tokens], move |ops, x| {
+            norm.forward_half(x[0].clone(), ops)
+        });
         Memory { tokens, mask }
     }
 
@@ -149,29 +150,24 @@ impl Model {
 
     /// Cross-entropy summed over all weighted target tokens as in inference, nats, `[1]`.
     pub fn loss_sum(&self, batch: Batch) -> Tensor<1> {
-        self.losses(batch, 0.0, &Ops::inference()).sum()
+        let ops = Ops::inference_on(&batch.images.device());
+        self.losses(batch, 0.0, &ops).sum()
     }
 
-    /// Forward and backward pass of one microbatch: the gradient of the *sum* of its token losses
-    /// (never normalised) goes into `gradient`, which has `layout.total` elements. Returns that sum,
-    /// nats, `[1]`.
+    /// Forward and backward pass of one microbatch. `collect` gets the gradients of the *sum* of its
+    /// token losses (never normalised), in one piece or in several, whose sum counts where a parameter
+    /// is in more than one. Returns that sum, nats, `[1]`.
     pub fn forward_backward(
         &self,
         batch: Batch,
         smoothing: f64,
         mut ops: Ops,
-        layout: &Layout,
-        gradient: &mut [f32],
+        mut collect: impl FnMut(&mut Gradients),
     ) -> Tensor<1> {
         let loss = self.losses(batch, smoothing, &ops).sum();
         match ops.take_tape() {
-            None => flat::gradients_into(self, loss.backward(), layout, gradient),
-            Some(tape) => {
-                gradient.fill(0.0);
-                tape.backward(&loss, |gradients| {
-                    flat::add_gradients(self, gradients, layout, gradient);
-                });
-            }
+            None => collect(&mut loss.backward()),
+            Some(tape) => tape.backward(&loss, collect),
         }
         loss.detach()
     }

@@ -1,9 +1,15 @@
 //! Normalisation over channels.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, module};
+#[cfg(feature = "cuda")]
+use burn::tensor::DType;
+use burn::tensor::activation::relu;
+use burn::tensor::{FloatDType, Tensor, module};
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::init::Init;
+use crate::ops::Ops;
 
 const EPSILON: f64 = 1e-5;
 
@@ -40,8 +46,12 @@ impl Norm {
         Self::new(init, NormKind::Layer, width)
     }
 
-    /// `[B, T, D] -> [B, T, D]`.
+    /// `[B, T, D] -> [B, T, D]`, f32.
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        #[cfg(feature = "cuda")]
+        if cuda::is_cuda(&x.device()) {
+            return self.on_cuda(x, DType::F32);
+        }
         match &self.beta {
             Some(beta) => module::layer_norm(x, self.gamma.val(), Some(beta.val()), EPSILON),
             None => {
@@ -49,6 +59,24 @@ impl Norm {
                 let root = square.mean_dim(2).add_scalar(RMS_EPSILON).sqrt();
                 x / root * self.gamma.val().unsqueeze()
             }
+        }
+    }
+
+    /// The same in the format of products, for what goes on into one.
+    pub(crate) fn forward_half(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
+        #[cfg(feature = "cuda")]
+        if ops.is_half() && cuda::is_cuda(&x.device()) {
+            return self.on_cuda(x, DType::BF16);
+        }
+        ops.half(self.forward(x.cast(FloatDType::F32)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_cuda(&self, x: Tensor<3>, out: DType) -> Tensor<3> {
+        let gamma = self.gamma.val();
+        match &self.beta {
+            Some(beta) => cuda::norm::layer(x, gamma, beta.val(), EPSILON, out),
+            None => cuda::norm::rms(x, gamma, RMS_EPSILON, out),
         }
     }
 }
@@ -73,15 +101,26 @@ impl GroupNorm {
         }
     }
 
-    /// `[B, C, H, W] -> [B, C, H, W]`.
-    pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let shape @ [batch, channels, height, width] = x.dims();
-        let members = channels / self.groups * height * width;
-        let x = x.reshape([batch, self.groups, members]);
-        let centered = x.clone() - x.mean_dim(2);
-        let variance = (centered.clone() * centered.clone()).mean_dim(2);
-        let x = (centered / variance.add_scalar(EPSILON).sqrt()).reshape(shape);
-        let per_channel = |p: &Param<Tensor<1>>| p.val().reshape([1, channels, 1, 1]);
-        x * per_channel(&self.gamma) + per_channel(&self.beta)
+    /// `[B, T, C] -> [B, T, C]` in the format of products: T pixels, each of which has a part of
+    /// every group; where asked for, through a rectifier.
+    pub(crate) fn forward(&self, x: Tensor<3>, rectify: bool, ops: &Ops) -> Tensor<3> {
+        if ops.is_counting() {
+            return x;
+        }
+        #[cfg(feature = "cuda")]
+        if ops.is_half() && cuda::is_cuda(&x.device()) {
+            let (gamma, beta) = (self.gamma.val(), self.beta.val());
+            return cuda::group_norm::group_norm(x, gamma, beta, self.groups, EPSILON, rectify);
+        }
+        let [batch, pixels, channels] = x.dims();
+        let of_group = channels / self.groups;
+        let x = x.cast(FloatDType::F32);
+        let x = x.reshape([batch, pixels, self.groups, of_group]);
+        let mean = |x: Tensor<4>| x.mean_dim(1).mean_dim(3);
+        let centered = x.clone() - mean(x);
+        let variance = mean(centered.clone() * centered.clone());
+        let x = (centered / variance.add_scalar(EPSILON).sqrt()).reshape([batch, pixels, channels]);
+        let x = x * self.gamma.val().unsqueeze() + self.beta.val().unsqueeze();
+        ops.half(if rectify { relu(x) } else { x })
     }
 }

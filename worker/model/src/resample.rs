@@ -37,7 +37,7 @@ impl Projection {
 
     /// `[B, M, C] -> [B, M, D]`.
     pub(crate) fn image(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
-        self.image.forward(x, ops) + self.positions.val().unsqueeze()
+        ops.add_table(self.image.forward(x, ops), self.positions.val())
     }
 
     /// `[B, L, text width] -> [B, L, D]`.
@@ -84,7 +84,7 @@ impl Resampler {
     pub(crate) fn forward(&self, x: Tensor<3>, mask: Option<&Mask>, ops: &Ops) -> Tensor<3> {
         let latents = self.latents.val().unsqueeze();
         let seen = match &self.norm {
-            Some(norm) => norm.forward(x),
+            Some(norm) => norm.forward_half(x, ops),
             None => x,
         };
         self.output

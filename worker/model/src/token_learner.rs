@@ -1,15 +1,15 @@
 //! TokenLearner (Ryoo et al. 2021): N weighted sums of all tokens, with learned maps of weights.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use burn::tensor::activation::{sigmoid, softmax};
+use burn::tensor::{FloatDType, Tensor};
 use ringmaster_proto::spec::{self, Activation, ModelSpec};
 
 use crate::attention::Mask;
 use crate::init::Init;
 use crate::linear::{Convolution, Linear};
 use crate::norm::Norm;
-use crate::ops::Ops;
+use crate::ops::{Form, Ops};
 
 /// Hidden width of the maps' MLP in TokenLearner 1.1.
 const HIDDEN: usize = 64;
@@ -69,24 +69,20 @@ impl SpatialLearner {
                 };
                 softmax(maps.forward(features, ops), 1)
             }
-            None => sigmoid(self.convolve(guides, ops)),
+            None => sigmoid(self.convolve(guides, ops).cast(FloatDType::F32)),
         };
         weighted_sums(maps, x, ops)
     }
 
     /// `[B, M, D] -> [B, M, channels]`, GELU between convolutions.
-    fn convolve(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        let side = tokens.isqrt();
-        let mut x = x.swap_dims(1, 2).reshape([batch, width, side, side]);
+    fn convolve(&self, mut x: Tensor<3>, ops: &Ops) -> Tensor<3> {
         for (i, convolution) in self.convolutions.iter().enumerate() {
             if i > 0 {
                 x = ops.activate(x, Activation::Gelu);
             }
             x = convolution.forward(x, ops);
         }
-        let channels = x.dims()[1];
-        x.reshape([batch, channels, tokens]).swap_dims(1, 2)
+        x
     }
 }
 
@@ -125,6 +121,7 @@ impl TextLearner {
 
 /// `A^T X`: `[B, T, N]` and `[B, T, D]`, `-> [B, N, D]`.
 fn weighted_sums(maps: Tensor<3>, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
-    let sums = ops.matmul(maps.swap_dims(1, 2).unsqueeze_dim(1), x.unsqueeze_dim(1));
-    sums.squeeze_dim(1)
+    let (maps, x) = (maps.unsqueeze_dim(1), x.unsqueeze_dim(1));
+    let sums = ops.matmul(maps, x, Form::LeftTransposed);
+    sums.squeeze_dim(1).cast(FloatDType::F32)
 }

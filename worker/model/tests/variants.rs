@@ -110,7 +110,9 @@ fn gradient(spec: &RunSpec, model: &Model, ops: Ops) -> Vec<f32> {
     let layout = flat::layout(model);
     let mut flat = vec![0.0; layout.total];
     let smoothing = spec.train.label_smoothing;
-    let loss = model.forward_backward(batch(spec), smoothing, ops, &layout, &mut flat);
+    let loss = model.forward_backward(batch(spec), smoothing, ops, |gradients| {
+        flat::add_gradients(model, gradients, &layout, &mut flat);
+    });
     flat.insert(0, loss.into_scalar::<f32>());
     flat
 }
@@ -264,6 +266,11 @@ fn half_precision_stays_near_single() {
     let (a, b) = (&found[1..], &expected[1..]);
     let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
     assert!(cosine > 0.999, "the gradients' cosine is {cosine}");
+    let norm = (dot(a, a) / dot(b, b)).sqrt();
+    assert!(
+        (norm - 1.0).abs() < 1e-2,
+        "the gradients' norms have the ratio {norm}"
+    );
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Bench {
         device: DeviceChoice,
     ) -> Result<Self, WorkerError> {
         let device = device.resolve()?;
-        let model = Model::new(&spec.model, spec.run.seed, &device);
+        let model = Model::blank(&spec.model, &device);
         let layout = flat::layout(&model);
         let state = checkpoint::load(root, manifest, &layout).await?;
         Ok(Self {

@@ -275,7 +275,7 @@ fn place(
 /// The parameters of a model, by shape.
 pub(crate) fn layout(model: &ModelSpec) -> Result<Layout, WorkerError> {
     let device = DeviceChoice::Cpu.resolve()?;
-    Ok(flat::layout(&Model::new(model, 0, &device)))
+    Ok(flat::layout(&Model::blank(model, &device)))
 }
 
 impl Given {

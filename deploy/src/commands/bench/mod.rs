@@ -9,6 +9,7 @@ mod losses;
 mod pool;
 mod rank;
 mod sampling;
+mod step;
 mod variants;
 
 use clap::Subcommand;
@@ -22,6 +23,8 @@ pub(crate) use self::rank::run as run_rank;
 pub(crate) enum BenchCommand {
     /// Sum a buffer over the ranks of a ring of processes on this machine
     Allreduce(allreduce::AllreduceArgs),
+    /// Time the training step of one worker, and set it beside what the device can do
+    Step(step::StepArgs),
     /// Train every fusion variant alike, over several seeds, and compare cost and accuracy
     Variants(variants::VariantsArgs),
     /// Train an easy and a hard objective under every rule of sampling, and compare steps to the same
@@ -35,6 +38,7 @@ pub(crate) enum BenchCommand {
 pub(crate) async fn run(command: BenchCommand) -> Result<Exit, CliError> {
     match command {
         BenchCommand::Allreduce(args) => allreduce::run(&args),
+        BenchCommand::Step(args) => step::run(&args),
         BenchCommand::Variants(args) => variants::run(args).await,
         BenchCommand::Sampling(args) => sampling::run(args).await,
         BenchCommand::Losses(args) => losses::run(args).await,

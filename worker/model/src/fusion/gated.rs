@@ -54,7 +54,7 @@ impl GatedFusion {
     /// Text latents `t` and image latents `f`, both `[B, N, D]`, `-> F`, `[B, N, D]`.
     pub(crate) fn forward(&self, t: Tensor<3>, f: Tensor<3>, ops: &Ops) -> Tensor<3> {
         let gated = |branch: Tensor<3>, gate: &Option<Param<Tensor<1>>>| match gate {
-            Some(gate) => branch * gate.val().tanh().unsqueeze(),
+            Some(gate) => ops.scale(branch, gate.val().tanh()),
             None => branch,
         };
         let mut a = self.norm_text.forward(t.clone());
@@ -62,9 +62,9 @@ impl GatedFusion {
             let own = attention.forward(a.clone(), a.clone(), None, ops);
             a = a + ops.dropout(own);
         }
-        let seen = self
-            .attention
-            .forward(a.clone(), self.norm_image.forward(f), None, ops);
+        let seen =
+            self.attention
+                .forward(a.clone(), self.norm_image.forward_half(f, ops), None, ops);
         let skip = if self.skips_norm { t } else { a };
         let crossed = skip + gated(ops.dropout(seen), &self.alpha);
         let hidden = self.mlp.forward(crossed.clone(), ops);

@@ -142,9 +142,9 @@ impl Jar {
         match (self.combine, scalars) {
             (Combine::None, _) => fused,
             (Combine::Weighted, (Some(a), Some(b))) => {
-                let at = move |p: &Param<Tensor<1>>| p.val().narrow(0, i, 1).unsqueeze();
-                ops.segment(vec![fused, t], move |_, x| {
-                    x[0].clone() * at(&a) + x[1].clone() * at(&b)
+                let at = move |p: &Param<Tensor<1>>| p.val().narrow(0, i, 1);
+                ops.segment(vec![fused, t], move |ops, x| {
+                    ops.scale(x[0].clone(), at(&a)) + ops.scale(x[1].clone(), at(&b))
                 })
             }
             _ => ops.segment(vec![fused, t], |_, x| x[0].clone() + x[1].clone()),
@@ -154,10 +154,10 @@ impl Jar {
     /// `sum_i softmax(w)_i F_i`.
     fn mix(&self, outputs: Vec<Tensor<3>>, ops: &Ops) -> Tensor<3> {
         let weights = self.mixture.clone();
-        ops.segment(outputs, move |_, outputs| {
+        ops.segment(outputs, move |ops, outputs| {
             let shares = weights.as_ref().map(|w| softmax(w.val(), 0));
             let weighted = outputs.iter().enumerate().map(|(i, output)| match &shares {
-                Some(shares) => output.clone() * shares.clone().narrow(0, i, 1).unsqueeze(),
+                Some(shares) => ops.scale(output.clone(), shares.clone().narrow(0, i, 1)),
                 None => output.clone(),
             });
             weighted

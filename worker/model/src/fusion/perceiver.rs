@@ -48,10 +48,10 @@ impl PerceiverFusion {
         mask: &Mask,
         ops: &Ops,
     ) -> Tensor<3> {
-        let a = self.norm_latents.forward(x.clone());
-        let z = self.norm_inputs.forward(inputs);
+        let a = self.norm_latents.forward_half(x.clone(), ops);
+        let z = self.norm_inputs.forward_half(inputs, ops);
         let x = x + ops.dropout(self.attention.forward(a, z, Some(mask), ops));
-        let b = self.norm_mlp.forward(x.clone());
+        let b = self.norm_mlp.forward_half(x.clone(), ops);
         x + ops.dropout(self.mlp.forward(b, ops))
     }
 }

@@ -3,8 +3,6 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::module::max_pool2d;
-use burn::tensor::ops::MaxPoolOptions;
 use ringmaster_proto::spec::Activation;
 
 use crate::init::Init;
@@ -36,8 +34,10 @@ impl Unit {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, ops: &Ops) -> Tensor<4> {
-        self.norm.forward(self.convolution.forward(x, ops))
+    /// `[B, T, C] -> [B, T', C']`, where asked for through a rectifier.
+    fn forward(&self, x: Tensor<3>, rectify: bool, ops: &Ops) -> Tensor<3> {
+        let x = self.convolution.forward(x, ops);
+        self.norm.forward(x, rectify, ops)
     }
 }
 
@@ -64,16 +64,15 @@ impl Bottleneck {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, ops: &Ops) -> Tensor<4> {
-        let relu = |x| ops.activate(x, Activation::Relu);
-        let y = relu(self.reduce.forward(x.clone(), ops));
-        let y = relu(self.middle.forward(y, ops));
-        let y = self.expand.forward(y, ops);
+    fn forward(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
+        let y = self.reduce.forward(x.clone(), true, ops);
+        let y = self.middle.forward(y, true, ops);
+        let y = self.expand.forward(y, false, ops);
         let shortcut = match &self.shortcut {
-            Some(unit) => unit.forward(x, ops),
+            Some(unit) => unit.forward(x, false, ops),
             None => x,
         };
-        relu(shortcut + y)
+        ops.activate(shortcut + y, Activation::Relu)
     }
 }
 
@@ -103,36 +102,16 @@ impl Resnet {
         }
     }
 
-    /// `[B, 3, S, S] -> [B, M, 1024]` with `M = ceil(S / 16)^2`, rows first.
+    /// `[B, 3, S, S] -> [B, M, 1024]` with `M = ceil(S / 16)^2`, rows first. Channels come last
+    /// throughout: a convolution of side 1 is then a product, and a pixel a token.
     pub(crate) fn forward(&self, images: Tensor<4>, ops: &Ops) -> Tensor<3> {
         let stem = self.stem.clone();
-        let mut side = images.dims()[2].div_ceil(4);
-        let mut x = ops.segment(Vec::new(), move |ops, _| {
-            let x = stem.forward(images.clone(), ops);
-            let pool = MaxPoolOptions::new([3, 3])
-                .with_stride([2, 2])
-                .with_padding([1, 1]);
-            flatten(max_pool2d(ops.activate(x, Activation::Relu), pool))
+        let pixels = images.flatten::<3>(2, 3).swap_dims(1, 2);
+        let start = ops.segment(Vec::new(), move |ops, _| {
+            ops.max_pool(stem.forward(ops.half(pixels.clone()), true, ops))
         });
-        for block in self.blocks.clone() {
-            let before = side;
-            side = side.div_ceil(block.middle.convolution.stride());
-            x = ops.segment(vec![x], move |ops, x| {
-                flatten(block.forward(unflatten(x[0].clone(), before), ops))
-            });
-        }
-        ops.segment(vec![x], |_, x| x[0].clone().swap_dims(1, 2))
+        self.blocks.iter().cloned().fold(start, |x, block| {
+            ops.segment(vec![x], move |ops, x| block.forward(x[0].clone(), ops))
+        })
     }
-}
-
-/// `[B, C, H, W] -> [B, C, H W]`.
-fn flatten(x: Tensor<4>) -> Tensor<3> {
-    let [batch, channels, height, width] = x.dims();
-    x.reshape([batch, channels, height * width])
-}
-
-/// Back to squares of `side`.
-fn unflatten(x: Tensor<3>, side: usize) -> Tensor<4> {
-    let [batch, channels, _] = x.dims();
-    x.reshape([batch, channels, side, side])
 }

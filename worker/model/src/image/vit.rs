@@ -56,7 +56,7 @@ impl Vit {
         let (this, patches) = (self.clone(), self.patches(images));
         let x = ops.segment(Vec::new(), move |ops, _| {
             let embedded = this.embedding.forward(patches.clone(), ops);
-            ops.dropout(embedded + this.positions.val().unsqueeze())
+            ops.dropout(ops.add_table(embedded, this.positions.val()))
         });
         let x = Layer::run(&self.layers, x, None, ops);
         match self.norm.clone() {

@@ -1,6 +1,6 @@
 //! Whole models: that the modules are wired as the paper says, forwards and backwards.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use ringmaster_proto::spec::TrainSpec;
 use ringmaster_proto::vocab::{BEGIN, END};
 
@@ -192,11 +192,12 @@ fn losses_are_cross_entropies_of_the_logits() {
 /// The gradient of a case's loss by the model's own code.
 fn gradient(case: &Case, smoothing: f64, train: &TrainSpec) -> Vec<f32> {
     let layout = flat::layout(&case.model);
-    // What was there before must not matter.
-    let mut gradient = vec![f32::NAN; layout.total];
+    let mut gradient = vec![0.0; layout.total];
     let (batch, ops) = (case.batch.clone(), Ops::training(train, KEY));
     let model = &case.model;
-    model.forward_backward(batch, smoothing, ops, &layout, &mut gradient);
+    model.forward_backward(batch, smoothing, ops, |gradients| {
+        flat::add_gradients(model, gradients, &layout, &mut gradient);
+    });
     gradient
 }
 
@@ -282,7 +283,11 @@ fn bf16_products_are_those_of_f32_rounded() {
     let logits = |precision: &str| {
         let train = train(&["train.dropout=0", precision]);
         let ops = Ops::training(&train, KEY);
-        floats(case.model.logits(case.batch.clone(), &ops))
+        floats(
+            case.model
+                .logits(case.batch.clone(), &ops)
+                .cast(FloatDType::F32),
+        )
     };
     let (exact, rounded) = (
         logits("train.precision=f32"),

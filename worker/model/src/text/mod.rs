@@ -29,13 +29,22 @@ impl Embedding {
     pub(crate) fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let table = self.table.val();
         let scale = (table.dims()[1] as f64).sqrt();
-        module::embedding(table, ids).mul_scalar(scale)
+        lookup(table, ids).mul_scalar(scale)
     }
 
     /// Scores of every token: `[B, T, D] -> [B, T, V]`.
     pub(crate) fn logits(&self, x: Tensor<3>, ops: &Ops) -> Tensor<3> {
-        ops.linear(x, self.table.val().transpose(), None)
+        ops.logits(x, self.table.val())
     }
+}
+
+/// Rows `ids`, `[B, T]`, of a table `[V, D]`: `-> [B, T, D]`.
+fn lookup(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::is_cuda(&ids.device()) {
+        return crate::cuda::embedding::lookup(table, ids);
+    }
+    module::embedding(table, ids)
 }
 
 /// Where a token stands, for a stack of layers.
