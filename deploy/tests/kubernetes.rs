@@ -22,7 +22,7 @@ max_workers = 3
 [kubernetes]
 namespace = "training"
 image = "registry.example/ringmaster@sha256:00"
-gpus = 2
+gpus = 1
 service_account_annotations = { "eks.amazonaws.com/role-arn" = "arn:aws:iam::1:role/r" }
 node_selector = { "gpu" = "h200" }
 "#;
@@ -283,7 +283,7 @@ fn workers_have_what_the_run_file_asks_for_and_come_back() {
     );
     assert_eq!(pod.node_selector.unwrap()["gpu"], "h200");
     let resources = pod.containers[0].resources.clone().unwrap();
-    assert_eq!(resources.limits.as_ref().unwrap()["nvidia.com/gpu"].0, "2");
+    assert_eq!(resources.limits.as_ref().unwrap()["nvidia.com/gpu"].0, "1");
     assert_eq!(resources.limits, resources.requests);
     for rule in job.pod_failure_policy.unwrap().rules {
         if let Some(codes) = rule.on_exit_codes {
@@ -310,6 +310,33 @@ fn a_store_on_this_machine_is_refused_with_the_reason() {
             "{stderr}"
         );
         assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn gpus_that_a_worker_would_leave_idle_are_refused_with_what_to_do() {
+    let output = render(&RUN.replace("gpus = 1", "gpus = 2"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("kubernetes.gpus = 2") && stderr.contains("membership.max_workers"),
+        "{stderr}"
+    );
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_worker_computes_on_what_its_pod_asks_for() {
+    for (gpus, device) in [(0, "cpu"), (1, "cuda:0")] {
+        let output = render(&RUN.replace("gpus = 1", &format!("gpus = {gpus}")));
+        let yaml = String::from_utf8(output.stdout).unwrap();
+        let workers = documents(&yaml).pop().unwrap();
+        let container = &workers["spec"]["template"]["spec"]["containers"][0];
+        let args = container["args"].as_sequence().unwrap();
+        let at = args.iter().position(|arg| arg == "--device").unwrap();
+        assert_eq!(args[at + 1], device);
+        let limit = &container["resources"]["limits"]["nvidia.com/gpu"];
+        assert_eq!(limit.is_null(), gpus == 0, "{yaml}");
     }
 }
 

@@ -9,6 +9,7 @@ use ringmaster_proto::auth::RunToken;
 use ringmaster_worker::{DeviceChoice, WorkerOptions, WorkerOutcome};
 use ulid::Ulid;
 
+use crate::devices::Devices;
 use crate::error::{CliError, Exit};
 use crate::signals::{self, Signals};
 use crate::supervisor::WorkerEnd;
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: WorkerArgs) -> Result<Exit, CliError> {
         token: RunToken::read(&args.token_file)?,
         worker_id: args.name.map_or_else(unique_name, Ok)?,
         ring_bind: args.ring_bind,
-        device: args.device,
+        device: Devices::to_compute_on(args.device).first(),
     };
     let left_early = shutdown.clone();
     let outcome = ringmaster_worker::run(options, shutdown).await?;

@@ -101,15 +101,24 @@ fn memory(spec: &RunSpec) -> &str {
 pub(super) fn worker(spec: &RunSpec, labels: BTreeMap<String, String>) -> PodTemplateSpec {
     let run = &spec.run.name;
     let coordinator = format!("{}.{run}:{GRPC_PORT}", coordinator_host(run));
+    let kubernetes = &spec.kubernetes;
+    // By name and not `auto`: an image without CUDA must not hold a GPU idle, and a pod that asked
+    // for none must not use one that its image happens to show it.
+    let device = if kubernetes.gpus == 0 {
+        "cpu"
+    } else {
+        "cuda:0"
+    };
     let args = [
         "worker",
         "--coordinator",
         &coordinator,
         "--ring-bind",
         "$(POD_IP)",
+        "--device",
+        device,
     ];
     let mut container = container(spec, WORKER, &args);
-    let kubernetes = &spec.kubernetes;
     container.resources = Some(resources(
         &kubernetes.cpu,
         &kubernetes.memory,

@@ -110,6 +110,13 @@ fn refuse_what_cannot_run(spec: &RunSpec) -> Result<(), CliError> {
         let reason = "the name of a Service starts with a letter";
         return Err(CliError::invalid(format!("run.name = {run}"), reason, next));
     }
+    let gpus = spec.kubernetes.gpus;
+    if gpus > 1 {
+        let thing = format!("kubernetes.gpus = {gpus}");
+        let reason = "a worker computes on one GPU, so its pod would leave the others idle";
+        let next = "set it to 1 and raise membership.max_workers, one worker per GPU";
+        return Err(CliError::invalid(thing, reason, next));
+    }
     let longest = pod::coordinator_host(run).len();
     if longest > LABEL_MAX {
         let reason = format!(

@@ -168,6 +168,7 @@ mod tests {
             loss: 2.0,
             own_rows: 32,
             step_seconds: seconds,
+            data_seconds: seconds / 32.0,
             reduce_seconds: seconds / 4.0,
             ..StepDone::default()
         };
@@ -191,6 +192,32 @@ mod tests {
             "{line}"
         );
         assert_eq!(tally.eta_seconds(), Some(50.0));
+    }
+
+    #[test]
+    fn the_wait_for_data_is_shown_as_a_share_of_the_step() {
+        let mut tally = RunTally::new(110);
+        tally.record(&event("a", 1, 1, 0.5));
+        let of_worker = tally.worker("a").map(WorkerTally::line).unwrap_or_default();
+        for line in [of_worker, tally.line()] {
+            assert!(line.contains("data wait 3%"), "{line}");
+        }
+        let waiting = StepDone {
+            step: 1,
+            step_seconds: 2.0,
+            data_seconds: 1.0,
+            ..StepDone::default()
+        };
+        tally.record(&WorkerStep {
+            step: Some(waiting),
+            ..event("b", 1, 1, 2.0)
+        });
+        let line = tally.line();
+        assert!(
+            line.contains("data wait 50%"),
+            "everybody waits for the one that waits most: {line}"
+        );
+        assert_eq!(WorkerTally::default().data_share(), 0.0, "before any step");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use ringmaster_proto::Step;
 
 use super::child::Launch;
+use crate::devices::Devices;
 use crate::logging::LogFormat;
 use crate::run_file::RunFile;
 use crate::run_folder::RunFolder;
@@ -20,8 +21,8 @@ pub(crate) struct Topology {
     pub(crate) folder: RunFolder,
     /// Worker processes.
     pub(crate) workers: u32,
-    /// `--device` of every worker.
-    pub(crate) device: String,
+    /// What they compute on.
+    pub(crate) devices: Devices,
     /// Form of the children's logs.
     pub(crate) log_format: LogFormat,
     /// Kill one worker when the run has applied this many updates.
@@ -67,7 +68,8 @@ impl Topology {
         args.extend(["--coordinator".into(), address.into()]);
         args.extend(["--token-file".into(), folder.token().into()]);
         args.extend(["--name".into(), role.as_str().into()]);
-        args.extend(["--device".into(), self.device.as_str().into()]);
+        let device = self.devices.of_worker(slot).to_string();
+        args.extend(["--device".into(), device.into()]);
         args.extend(["--log-format".into(), self.log_format.as_str().into()]);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / self.workers.max(1) as usize).max(1);

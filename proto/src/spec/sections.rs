@@ -294,7 +294,7 @@ pub struct KubernetesSpec {
     pub namespace: String,
     /// Image that holds the `ringmaster` command, best by digest.
     pub image: String,
-    /// GPUs per worker (`nvidia.com/gpu`); 0: CPU workers.
+    /// GPUs per worker (`nvidia.com/gpu`): 1, since a worker computes on one, or 0 for CPU workers.
     pub gpus: u32,
     /// CPUs per worker, as Kubernetes writes quantities.
     pub cpu: String,

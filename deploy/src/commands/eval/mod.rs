@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use self::page::Page;
 use crate::commands::checkpoint::ShowArgs;
+use crate::devices::Devices;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Output};
 use crate::progress::Stages;
@@ -136,7 +137,8 @@ async fn evaluate(args: &EvalArgs, stored: &Stored, metric: Metric) -> Result<Re
     let corpus = Corpus::open(spec, root, hashes.0, hashes.1, &facts.tokenizer_hash).await?;
     let stages = Stages::new();
     let asked = ask(args, spec, &corpus, metric, &stages).await?;
-    let bench = Bench::open(spec, &corpus.tokenizer, root, checkpoint, args.device).await?;
+    let device = Devices::to_compute_on(args.device).first();
+    let bench = Bench::open(spec, &corpus.tokenizer, root, checkpoint, device).await?;
     let mut page = args.html.as_ref().map(|_| Page::default());
     let mut done = 0;
     let mut questions = asked.questions;

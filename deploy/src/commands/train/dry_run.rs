@@ -9,8 +9,8 @@ use ringmaster_proto::spec::Validation;
 use ringmaster_proto::{RunSpec, WorldSize, keys};
 use serde::Serialize;
 
-use super::lanes_line;
 use super::memory::WorkerMemory;
+use super::workers::lanes_line;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Output};
 

@@ -4,13 +4,15 @@ mod dry_run;
 mod fresh;
 mod memory;
 mod report;
+mod workers;
 
 use clap::Args;
-use ringmaster_dataset::{Corpus, Prepared, Store, efficiency, lanes_of_rank};
-use ringmaster_proto::{Rank, RunSpec, Step, WorldSize};
+use ringmaster_dataset::{Corpus, Prepared, Store};
+use ringmaster_proto::{RunSpec, Step};
 use ringmaster_worker::init::{Account, Initial};
 use ringmaster_worker::{DeviceChoice, Evaluation};
 
+use crate::devices::Devices;
 use crate::error::{CliError, Exit};
 use crate::logging::LogFormat;
 use crate::output::{self, Output};
@@ -20,18 +22,17 @@ use crate::run_folder::RunFolder;
 use crate::signals::{self, Signals};
 use crate::supervisor::{RunEnd, Supervisor, Topology};
 
-/// Worker processes unless told otherwise, or the run needs more.
-const WORKERS: u32 = 2;
+use self::workers::{Workers, lanes_line, with_workers};
 
 /// Arguments of `train`.
 #[derive(Args, Debug)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     run: RunFile,
-    /// Worker processes, at most data.lanes; sets membership.max_workers [default: 2, or
-    /// membership.min_workers]
-    #[arg(long, value_name = "N")]
-    workers: Option<u32>,
+    /// Worker processes, at most data.lanes, or auto: one per GPU, where there are any; sets
+    /// membership.max_workers [default: 2, or membership.min_workers]
+    #[arg(long, value_name = "N|auto")]
+    workers: Option<Workers>,
     /// Check everything, print what would run, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -41,7 +42,7 @@ pub(crate) struct TrainArgs {
     /// Kill one worker at this step, then train the same run undisturbed and compare the digests
     #[arg(long, value_name = "STEP")]
     kill_one_at: Option<u64>,
-    /// What to compute on: auto, cpu or cuda:N
+    /// What to compute on: auto (the workers take the GPUs in turn, or the CPU), cpu or cuda:N
     #[arg(long, default_value_t)]
     device: DeviceChoice,
     /// End at once when standard input closes
@@ -59,7 +60,7 @@ struct Run {
     root: Store,
     folder: RunFolder,
     workers: u32,
-    device: DeviceChoice,
+    devices: Devices,
 }
 
 /// Trains until the run has ended, then evaluates.
@@ -68,10 +69,12 @@ pub(crate) async fn run(args: TrainArgs, log_format: LogFormat) -> Result<Exit, 
         signals::exit_with_parent();
     }
     if args.dry_run {
-        let (file, workers) = with_workers(args.run, args.workers)?;
+        let devices = Devices::find(args.device);
+        let (file, workers) = with_workers(args.run, args.workers, &devices)?;
         return dry_run::run(&file.load()?, workers, args.output).await;
     }
-    let run = Run::of(args.run.clone(), args.workers, args.device)?;
+    let devices = Devices::to_compute_on(args.device);
+    let run = Run::of(args.run.clone(), args.workers, devices)?;
     let mut signals = Signals::listen()?;
     run.folder.create()?;
     let _claim = run.folder.lock()?;
@@ -113,8 +116,8 @@ pub(crate) async fn run(args: TrainArgs, log_format: LogFormat) -> Result<Exit, 
 }
 
 impl Run {
-    fn of(file: RunFile, workers: Option<u32>, device: DeviceChoice) -> Result<Self, CliError> {
-        let (file, workers) = with_workers(file, workers)?;
+    fn of(file: RunFile, workers: Option<Workers>, devices: Devices) -> Result<Self, CliError> {
+        let (file, workers) = with_workers(file, workers, &devices)?;
         let spec = file.load()?;
         let root = Store::open(&spec.run.store)?.child(&spec.run.name);
         let folder = RunFolder::of(&spec);
@@ -124,7 +127,7 @@ impl Run {
             root,
             folder,
             workers,
-            device,
+            devices,
         })
     }
 
@@ -133,7 +136,7 @@ impl Run {
             run: self.file.clone(),
             folder: self.folder.clone(),
             workers: self.workers,
-            device: self.device.to_string(),
+            devices: self.devices.clone(),
             log_format,
             kill_one_at,
         }
@@ -189,7 +192,7 @@ impl Run {
         end: &RunEnd,
         signals: &mut Signals,
     ) -> Result<Option<Evaluation>, CliError> {
-        let (spec, root, device) = (self.spec.clone(), self.root.clone(), self.device);
+        let (spec, root, device) = (self.spec.clone(), self.root.clone(), self.devices.first());
         let prepared = prepared.clone();
         let manifest = report::checkpoint_of(&root, end).await?;
         let runtime = tokio::runtime::Handle::current();
@@ -235,7 +238,7 @@ impl Run {
             .clone()
             .with("run.name", name)
             .with("membership.min_workers", 1);
-        let run = Self::of(file, Some(1), self.device)?;
+        let run = Self::of(file, Some(Workers::Number(1)), self.devices.clone())?;
         run.folder.create()?;
         let _claim = run.folder.lock()?;
         fresh::clear(&run.root, &run.folder).await?;
@@ -252,38 +255,5 @@ impl Run {
             return Ok(Exit::Stopped);
         };
         Ok(report::comparison(disturbed, &undisturbed, output))
-    }
-}
-
-/// How many workers there will be, and the run that has room for no more.
-fn with_workers(file: RunFile, workers: Option<u32>) -> Result<(RunFile, u32), CliError> {
-    let asked = file.load()?;
-    let usual = WORKERS.min(asked.data.lanes);
-    let workers = workers.unwrap_or(usual.max(asked.membership.min_workers));
-    Ok((file.with("membership.max_workers", workers), workers))
-}
-
-/// Lanes of every rank, and what unevenness costs.
-fn lanes_line(lanes: u32, workers: u32) -> String {
-    let world = WorldSize(workers);
-    let of = |rank| lanes_of_rank(lanes, Rank(rank), world).len().to_string();
-    let each = (0..workers).map(of).collect::<Vec<_>>().join(" ");
-    let lost = 100.0 * (1.0 - efficiency(lanes, world));
-    format!("{lanes} lanes over {workers} workers: {each}; {lost:.0}% lost to unevenness")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cost_of_uneven_lanes_is_shown() {
-        assert_eq!(
-            lanes_line(4, 2),
-            "4 lanes over 2 workers: 2 2; 0% lost to unevenness"
-        );
-        // One rank has 2 lanes and the others wait for it: 4 lanes of work in the time of 6.
-        let line = lanes_line(4, 3);
-        assert!(line.ends_with("33% lost to unevenness"), "{line}");
     }
 }
