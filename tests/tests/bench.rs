@@ -36,7 +36,7 @@ fn bench_allreduce_prints_one_object_per_case() {
     assert_eq!(names, BTreeSet::from(FIELDS));
     assert_eq!(
         (&case["world"], &case["mib"], &case["repeats"]),
-        (&3.into(), &2.into(), &4.into())
+        (&3.into(), &2.0.into(), &4.into())
     );
     assert_eq!(case["dtype"], "f32");
     assert_eq!(case["transport"], "tcp");

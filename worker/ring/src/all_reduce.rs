@@ -1,19 +1,29 @@
-//! The collectives' schedules over a [`Wire`]: the plan decides, this file obeys it.
+//! The collectives' schedules over a [`Port`]: the plan decides, this file obeys it.
 
 use crate::error::RingError;
 use crate::frame::{Kind, PAYLOAD_MAX, Stamp};
 use crate::ring::Tag;
 use crate::sum::Sum;
 use crate::topology::{Phase, Plan, Segment, ready, successor};
-use crate::wire::{WINDOW, Wire};
+use crate::wire::{Port, Wants};
+
+/// How many segments a rank sends ahead of what it has received.
+const WINDOW: usize = 4;
+
+/// Partial sums of at most this many bytes from all other ranks together are exchanged whole and
+/// added by everybody: half the hops of a ring, where bytes cost nothing and hops do.
+const SMALL: usize = 16 * 1024;
 
 /// Sums `values` over all ranks; on return every rank holds the same bits.
 pub(crate) fn all_reduce<S: Sum>(
-    wire: &Wire,
+    port: &mut Port<'_>,
     (rank, world): (usize, usize),
     tag: Tag,
     values: &mut S,
 ) -> Result<(), RingError> {
+    if values.len() * S::REDUCE_BYTES * (world - 1) <= SMALL {
+        return exchange_and_add(port, (rank, world), tag, values);
+    }
     let plan = Plan::new(values.len(), world, rank, S::SEGMENT);
     let (mut sends, mut receives) = (plan.sends().peekable(), plan.receives().peekable());
     let stamp = |segment: &Segment| Stamp {
@@ -23,37 +33,170 @@ pub(crate) fn all_reduce<S: Sum>(
         hop: segment.hop as u32,
         segment: segment.index as u32,
     };
+    let links = port.links;
     let (mut sent, mut received) = (0_usize, 0);
+    let mut sending: Option<Segment> = None;
     loop {
-        let next = receives.peek();
-        let may_send = |send: &Segment| {
-            ready(send, next) && (next.is_none() || sent.saturating_sub(received) < WINDOW)
-        };
-        if let Some(send) = sends.next_if(may_send) {
-            let length = send.range.len() * S::bytes(send.phase);
-            wire.send(stamp(&send), length, |bytes| {
-                values.encode(send.phase, send.range.clone(), bytes);
-            })?;
-            sent += 1;
-        } else if let Some(next) = receives.next() {
-            let length = next.range.len() * S::bytes(next.phase);
-            wire.receive(stamp(&next), length, |bytes| match next.phase {
-                Phase::ReduceScatter => values.add(next.range.clone(), bytes),
-                Phase::AllGather => values.store(next.range.clone(), bytes),
-            })?;
-            if next.completes {
-                values.complete(next.range);
+        let mut moved = false;
+        if sending.is_none() {
+            let next = receives.peek();
+            sending = sends.next_if(|send| {
+                ready(send, next) && (next.is_none() || sent.saturating_sub(received) < WINDOW)
+            });
+            if let Some(send) = &sending {
+                let plane = &mut **port;
+                let payload = payload(values, send, &mut plane.encoded, true);
+                plane.outlet.begin(links.generation, stamp(send), payload);
             }
-            received += 1;
-        } else {
+        }
+        if let Some(send) = &sending {
+            let plane = &mut **port;
+            let payload = payload(values, send, &mut plane.encoded, false);
+            if plane.outlet.push(links, payload)? {
+                sending = None;
+                sent += 1;
+                moved = true;
+            }
+        }
+        if let Some(next) = receives.peek() {
+            if take(port, stamp(next), next, values)? {
+                received += 1;
+                receives.next();
+                moved = true;
+            }
+        } else if sending.is_none() && sends.peek().is_none() {
             return Ok(());
+        }
+        let wants = Wants {
+            read: receives.peek().is_some(),
+            write: sending.is_some(),
+        };
+        port.pause(moved, wants)?;
+    }
+}
+
+/// What travels of a segment: memory itself, or its encoding, made when the frame is `new`.
+fn payload<'a, S: Sum>(
+    values: &'a S,
+    segment: &Segment,
+    scratch: &'a mut [u8],
+    new: bool,
+) -> &'a [u8] {
+    let (phase, range) = (segment.phase, segment.range.clone());
+    let length = range.len() * S::bytes(phase);
+    match values.memory(phase, range.clone()) {
+        Some(memory) => memory,
+        None => {
+            let encoded = &mut scratch[..length];
+            if new {
+                values.encode(phase, range, encoded);
+            }
+            encoded
         }
     }
 }
 
+/// Reads what is here of the segment that comes next; `true` once it is part of `values`.
+fn take<S: Sum>(
+    port: &mut Port<'_>,
+    stamp: Stamp,
+    next: &Segment,
+    values: &mut S,
+) -> Result<bool, RingError> {
+    let (links, plane) = (port.links, &mut **port);
+    let range = next.range.clone();
+    let length = range.len() * S::bytes(next.phase);
+    if next.phase == Phase::AllGather
+        && let Some(memory) = values.totals(range.clone())
+    {
+        return plane.inlet.pull(links, &links.incoming, stamp, memory);
+    }
+    let arrived = &mut plane.arrived[..length];
+    if !plane.inlet.pull(links, &links.incoming, stamp, arrived)? {
+        return Ok(false);
+    }
+    match next.phase {
+        Phase::ReduceScatter => values.add(range.clone(), arrived),
+        Phase::AllGather => values.store(range.clone(), arrived),
+    }
+    if next.completes {
+        values.complete(range);
+    }
+    Ok(true)
+}
+
+/// The all-reduce of a few bytes: every rank gets everybody's and adds them in rank order.
+fn exchange_and_add<S: Sum>(
+    port: &mut Port<'_>,
+    place: (usize, usize),
+    tag: Tag,
+    values: &mut S,
+) -> Result<(), RingError> {
+    let (rank, world) = place;
+    let length = values.len() * S::REDUCE_BYTES;
+    let mut blocks = std::mem::take(&mut port.encoded);
+    let mine = rank * length..(rank + 1) * length;
+    match values.memory(Phase::ReduceScatter, 0..values.len()) {
+        Some(memory) => blocks[mine].copy_from_slice(memory),
+        None => values.encode(Phase::ReduceScatter, 0..values.len(), &mut blocks[mine]),
+    }
+    let gathered = all_gather(port, place, (S::KIND, tag), &mut blocks[..world * length]);
+    if gathered.is_ok() {
+        values.clear();
+        for block in 0..world {
+            values.add(
+                0..values.len(),
+                &blocks[block * length..(block + 1) * length],
+            );
+        }
+        values.complete(0..values.len());
+    }
+    port.encoded = blocks;
+    gathered
+}
+
+/// Fills in the blocks of all other ranks; `blocks` has one of each rank, all of one length.
+pub(crate) fn all_gather(
+    port: &mut Port<'_>,
+    (rank, world): (usize, usize),
+    (kind, tag): (Kind, Tag),
+    blocks: &mut [u8],
+) -> Result<(), RingError> {
+    let length = blocks.len() / world;
+    // A block of nothing still takes its frame: the collective also is a barrier.
+    let segments = length.div_ceil(PAYLOAD_MAX).max(1);
+    for hop in 0..world - 1 {
+        let (ours, theirs) = (
+            (rank + world - hop) % world,
+            (rank + world - hop - 1) % world,
+        );
+        for segment in 0..segments {
+            let stamp = Stamp {
+                kind,
+                step: tag.step,
+                bucket: tag.bucket,
+                hop: hop as u32,
+                segment: segment as u32,
+            };
+            let (from, to) = (
+                segment * PAYLOAD_MAX,
+                ((segment + 1) * PAYLOAD_MAX).min(length),
+            );
+            let [send, receive] = blocks
+                .get_disjoint_mut([
+                    ours * length + from..ours * length + to,
+                    theirs * length + from..theirs * length + to,
+                ])
+                .map_err(|error| RingError::invalid(error.to_string()))?;
+            port.exchange(Some((stamp, send)), Some((stamp, receive)))?;
+        }
+    }
+    Ok(())
+}
+
 /// Passes `bytes` from `root` along the ring; the rank before the root is the last.
 pub(crate) fn broadcast(
-    wire: &Wire,
+    port: &mut Port<'_>,
     (rank, world): (usize, usize),
     tag: Tag,
     root: usize,
@@ -68,14 +211,10 @@ pub(crate) fn broadcast(
             segment: index as u32,
         };
         if rank != root {
-            wire.receive(stamp, segment.len(), |payload| {
-                segment.copy_from_slice(payload)
-            })?;
+            port.exchange(None, Some((stamp, segment)))?;
         }
         if successor(rank, world) != root {
-            wire.send(stamp, segment.len(), |payload| {
-                payload.copy_from_slice(segment)
-            })?;
+            port.exchange(Some((stamp, segment)), None)?;
         }
     }
     Ok(())

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use crate::error::RingError;
+use crate::frame::{Kind, PAYLOAD_MAX, Stamp};
 use crate::ring::{Ring, Tag};
+use crate::sum::{F32, Sum};
 
 /// Which all-reduce is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,9 @@ pub enum Reduction {
     F32,
     /// [`Ring::all_reduce_bf16`]
     Bf16,
+    /// No sum at all, but a ceiling for `F32`: its bytes through the same sockets, with its
+    /// additions and checksums, in frames that wait for no other rank's sums.
+    Pump,
 }
 
 /// One line of the benchmark.
@@ -46,7 +51,11 @@ pub fn run_case(ring: &mut Ring, case: Case) -> Result<Vec<f64>, RingError> {
     let mut values: Vec<f32> = (0..case.elements()).map(|i| (i % 1024) as f32).collect();
     let mut sums = match case.reduction {
         Reduction::Exact => vec![1_i64; case.elements()],
-        Reduction::F32 | Reduction::Bf16 => Vec::new(),
+        Reduction::F32 | Reduction::Bf16 | Reduction::Pump => Vec::new(),
+    };
+    let source = match case.reduction {
+        Reduction::Pump => values.clone(),
+        Reduction::Exact | Reduction::F32 | Reduction::Bf16 => Vec::new(),
     };
     let mut seconds = Vec::with_capacity(case.repeats);
     for repeat in 0..=case.repeats {
@@ -58,12 +67,42 @@ pub fn run_case(ring: &mut Ring, case: Case) -> Result<Vec<f64>, RingError> {
             Reduction::Exact => ring.all_reduce_exact(tag, &mut sums, &mut values, 1.0)?,
             Reduction::F32 => ring.all_reduce_f32(tag, &mut values)?,
             Reduction::Bf16 => ring.all_reduce_bf16(tag, &mut values)?,
+            Reduction::Pump => pump(ring, tag, &source, &mut values)?,
         }
         if repeat > 0 {
             seconds.push(start.elapsed().as_secs_f64());
         }
     }
     Ok(seconds)
+}
+
+/// Moves as many bytes in both directions as an all-reduce of `values` does, in frames that wait
+/// for nothing; checksums them on both ends, adds the first half of what arrives, stores the rest.
+fn pump(ring: &mut Ring, tag: Tag, source: &[f32], values: &mut [f32]) -> Result<(), RingError> {
+    let world = ring.world();
+    let block = (PAYLOAD_MAX / size_of::<f32>()).min(values.len());
+    let rounds = 2 * (world - 1) * values.len() / world / block.max(1);
+    let blocks = values.len() / block.max(1);
+    ring.guarded(|port| {
+        let mut arrived = vec![0; block * size_of::<f32>()];
+        for round in 0..rounds {
+            let stamp = Stamp {
+                kind: Kind::F32,
+                step: tag.step,
+                bucket: tag.bucket,
+                hop: 0,
+                segment: round as u32,
+            };
+            let at = round % blocks * block;
+            let payload = bytemuck::cast_slice(&source[at..at + block]);
+            port.exchange(Some((stamp, payload)), Some((stamp, &mut arrived)))?;
+            match round < rounds / 2 {
+                true => F32(values).add(at..at + block, &arrived),
+                false => F32(values).store(at..at + block, &arrived),
+            }
+        }
+        Ok(())
+    })
 }
 
 /// The longest time any rank measured for each repeat; all ranks call it and get the same.

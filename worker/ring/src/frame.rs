@@ -18,12 +18,14 @@
 //!
 //! The checksum finds damage, not forgery: who may speak at all is settled by the handshake.
 //! [`Header::decode`] judges a header before a byte of its payload is read, and a receiver only
-//! ever reads into a buffer of [`PAYLOAD_MAX`] bytes that it holds already.
+//! ever reads into memory that it holds already.
 //!
-//! Versions: 1, the first.
+//! Versions: 1, the first; 2, sums of a few bytes are exchanged whole.
+
+use crc_fast::{CrcAlgorithm, Digest};
 
 /// The version this build speaks. A peer of another version is refused.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 44;
@@ -54,12 +56,14 @@ pub enum Kind {
     I64 = 5,
     /// A segment of a broadcast: bytes.
     Broadcast = 6,
+    /// A segment of an all-gather: bytes.
+    Gather = 7,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Bf16, Broadcast, Exact, F32, Heartbeat, I64, Leave};
-        [Heartbeat, Leave, Exact, F32, Bf16, I64, Broadcast]
+        use Kind::{Bf16, Broadcast, Exact, F32, Gather, Heartbeat, I64, Leave};
+        [Heartbeat, Leave, Exact, F32, Bf16, I64, Broadcast, Gather]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -136,11 +140,10 @@ pub enum FrameError {
 }
 
 impl Header {
-    /// Fills in the header of a frame whose payload already lies at `HEADER_BYTES..`.
-    pub fn seal(frame: &mut [u8], generation: u64, stamp: Stamp) {
-        let length = frame.len() - HEADER_BYTES;
-        debug_assert!(length <= PAYLOAD_MAX);
-        let (head, payload) = frame.split_at_mut(HEADER_BYTES);
+    /// The header of a frame of `generation` that carries `payload`, at most [`PAYLOAD_MAX`] bytes.
+    pub fn encode(generation: u64, stamp: Stamp, payload: &[u8]) -> [u8; HEADER_BYTES] {
+        debug_assert!(payload.len() <= PAYLOAD_MAX);
+        let mut head = [0; HEADER_BYTES];
         head[0..4].copy_from_slice(&MAGIC);
         head[4..8].copy_from_slice(&[VERSION, stamp.kind as u8, 0, 0]);
         head[8..16].copy_from_slice(&generation.to_le_bytes());
@@ -148,9 +151,16 @@ impl Header {
         head[24..28].copy_from_slice(&stamp.bucket.to_le_bytes());
         head[28..32].copy_from_slice(&stamp.hop.to_le_bytes());
         head[32..36].copy_from_slice(&stamp.segment.to_le_bytes());
-        head[36..40].copy_from_slice(&(length as u32).to_le_bytes());
+        head[36..40].copy_from_slice(&(payload.len() as u32).to_le_bytes());
         let checksum = checksum(&head[..CHECKED], payload);
         head[CHECKED..].copy_from_slice(&checksum.to_le_bytes());
+        head
+    }
+
+    /// Fills in the header of a frame whose payload already lies at `HEADER_BYTES..`.
+    pub fn seal(frame: &mut [u8], generation: u64, stamp: Stamp) {
+        let (head, payload) = frame.split_at_mut(HEADER_BYTES);
+        head.copy_from_slice(&Self::encode(generation, stamp, payload));
     }
 
     /// Reads a header and refuses what does not belong on a link of `generation`.
@@ -231,26 +241,22 @@ pub fn leave(generation: u64, accused: Option<usize>) -> [u8; HEADER_BYTES] {
 }
 
 fn control(generation: u64, kind: Kind, hop: u32) -> [u8; HEADER_BYTES] {
-    let mut frame = [0; HEADER_BYTES];
-    Header::seal(
-        &mut frame,
-        generation,
-        Stamp {
-            kind,
-            step: 0,
-            bucket: 0,
-            hop,
-            segment: 0,
-        },
-    );
-    frame
+    let stamp = Stamp {
+        kind,
+        step: 0,
+        bucket: 0,
+        hop,
+        segment: 0,
+    };
+    Header::encode(generation, stamp, &[])
 }
 
 fn checksum(head: &[u8], payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(head);
-    hasher.update(payload);
-    hasher.finalize()
+    let mut digest = Digest::new(CrcAlgorithm::Crc32IsoHdlc);
+    digest.update(head);
+    digest.update(payload);
+    // 32 bits of a type that holds every kind of CRC.
+    digest.finalize() as u32
 }
 
 /// `N` bytes from `offset`; the caller stays inside.
@@ -287,6 +293,7 @@ mod tests {
             Kind::Bf16,
             Kind::I64,
             Kind::Broadcast,
+            Kind::Gather,
         ];
         (
             prop::sample::select(kinds.to_vec()),

@@ -12,8 +12,8 @@
 //!   [`Membership`]; [`handshake`] is how its members recognise each other.
 //! - [`Ring`] has the collectives. They block the trainer's thread, and [`Abort`] ends them from
 //!   any other.
-//! - [`frame`] is every byte on a link. Two connections and three threads per rank carry frames and
-//!   notice a peer's death, also between collectives.
+//! - [`frame`] is every byte on a link. A collective moves its frames itself; one more thread per
+//!   rank keeps the links alive and notices a peer's death, also between collectives.
 //! - [`nccl`] moves gradients between GPUs, under the ring's eyes.
 //! - [`bench`] measures.
 //!
@@ -35,9 +35,12 @@ mod abort;
 mod all_reduce;
 mod error;
 mod form;
+mod keeper;
 mod link;
+mod plane;
 mod ring;
 mod sum;
+mod vector;
 mod wire;
 
 pub use abort::Abort;

@@ -5,22 +5,32 @@
 //! hears from the other. **Readers judge, writers only stop**: what became of a peer is in the
 //! bytes it sent last, and a failed write would hide them.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
 use crate::error::RingError;
-use crate::frame::{self, HEADER_BYTES, Header, Kind};
+use crate::frame;
+use crate::plane::Plane;
 
 /// How often each end of a link says that it lives.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// How long a farewell may wait for room in a socket's buffer before it is dropped.
+/// How long a control frame may wait for room in a socket's buffer, and a farewell for the trainer
+/// to let go of the links.
 const FAREWELL: Duration = Duration::from_millis(50);
 
-/// How long a stopped writer waits for the reader's judgement.
+/// How often a lock that another thread is about to release is tried.
+const RETRY: Duration = Duration::from_micros(200);
+
+/// How long a writer that cannot go on waits for a reader's judgement.
 const JUDGEMENT: Duration = Duration::from_secs(1);
 
 /// Called once, from a thread of the ring, when the ring breaks.
@@ -31,43 +41,42 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One connection to a neighbour.
+/// One connection to a neighbour; its socket never blocks.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) peer: usize,
-    stream: TcpStream,
-    turn: Mutex<()>,
+    pub(crate) stream: TcpStream,
 }
 
 impl Link {
     pub(crate) fn new(peer: usize, stream: TcpStream) -> Result<Self, RingError> {
         let configure = || {
-            stream.set_nonblocking(false)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(HEARTBEAT))
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)
         };
         configure().map_err(|error| RingError::io("configure a ring socket", error))?;
-        Ok(Self {
-            peer,
-            stream,
-            turn: Mutex::new(()),
-        })
+        Ok(Self { peer, stream })
     }
 
-    /// Writes whole frames; returns whether the connection took them.
-    pub(crate) fn write(&self, frames: &[u8]) -> bool {
-        let _turn = lock(&self.turn);
-        (&self.stream).write_all(frames).is_ok()
-    }
-
-    /// Says goodbye unless another frame is half written or the peer takes no more.
-    fn farewell(&self, frame: &[u8]) {
-        let Ok(_turn) = self.turn.try_lock() else {
-            return;
-        };
-        if self.stream.set_write_timeout(Some(FAREWELL)).is_ok() {
-            // Best effort: a peer that misses it sees the connection end.
-            (&self.stream).write_all(frame).ok();
+    /// Writes a control frame whole, or nothing of it where the peer takes no more; the caller
+    /// alone writes to this direction. A frame that stays half written ends the direction.
+    pub(crate) fn control(&self, frame: &[u8]) {
+        let (mut written, started) = (0, Instant::now());
+        while written < frame.len() {
+            match (&self.stream).write(&frame[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock && written > 0 => {
+                    if started.elapsed() >= FAREWELL {
+                        return self.shutdown(Shutdown::Write);
+                    }
+                    let mut room = [PollFd::new(self.stream.as_fd(), PollFlags::POLLOUT)];
+                    // Fails only as the write would; it is asked again either way.
+                    poll(&mut room, PollTimeout::from(10_u8)).ok();
+                }
+                // The peer's end of the connection says what became of it, not this one.
+                Err(_) => return,
+            }
         }
     }
 
@@ -91,16 +100,20 @@ impl State {
     }
 }
 
-/// Both links of a rank in one generation: shared by its trainer, its I/O threads and its abort.
+/// Both links of a rank in one generation: shared by its trainer, its keeper and its abort.
 pub(crate) struct Links {
     pub(crate) generation: u64,
     pub(crate) outgoing: Link,
     pub(crate) incoming: Link,
     pub(crate) sent: AtomicU64,
     pub(crate) received: AtomicU64,
-    silence: Duration,
-    grace: Duration,
+    /// Readable once the ring is broken or closing: wakes whoever polls a socket.
+    pub(crate) wake: EventFd,
     on_broken: Option<OnBroken>,
+    plane: Mutex<Plane>,
+    /// Held while something is written to the predecessor.
+    back: Mutex<()>,
+    over: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -114,29 +127,47 @@ impl std::fmt::Debug for Links {
 }
 
 impl Links {
-    /// `grace` is added to `silence` until a peer's first byte: it may still be forming its ring.
+    /// `patience` is (how long a peer may be silent, how much longer until its first byte).
     pub(crate) fn new(
         generation: u64,
         (outgoing, incoming): (Link, Link),
-        (silence, grace): (Duration, Duration),
+        patience: (Duration, Duration),
         on_broken: Option<OnBroken>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, RingError> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|error| RingError::io("make an event descriptor", error))?;
+        Ok(Self {
             generation,
             outgoing,
             incoming,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            silence,
-            grace,
+            wake,
             on_broken,
+            plane: Mutex::new(Plane::new(patience)),
+            back: Mutex::default(),
+            over: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
+        })
+    }
+
+    /// The forward direction of both links, for the length of one collective.
+    pub(crate) fn plane(&self) -> MutexGuard<'_, Plane> {
+        lock(&self.plane)
+    }
+
+    /// The same, unless somebody has it.
+    pub(crate) fn idle_plane(&self) -> Option<MutexGuard<'_, Plane>> {
+        match self.plane.try_lock() {
+            Ok(plane) => Some(plane),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 
     /// Breaks the ring: the first reason counts, is passed on to both neighbours, and everybody
-    /// blocked on a socket or a queue of this ring wakes up.
+    /// blocked on a socket of this ring wakes up. The caller does not hold the plane.
     pub(crate) fn fail(&self, error: RingError) {
         {
             let mut state = lock(&self.state);
@@ -144,11 +175,11 @@ impl Links {
                 return;
             }
             state.fault = Some(error.clone());
-            self.changed.notify_all();
+            self.end_waits();
         }
         let farewell = frame::leave(self.generation, error.accused());
-        self.incoming.farewell(&farewell);
-        self.outgoing.farewell(&farewell);
+        self.tell_predecessor(&farewell);
+        self.tell_successor(&farewell);
         self.close();
         let expected = matches!(error, RingError::Aborted { .. } | RingError::Left { .. });
         if let Some(on_broken) = self.on_broken.as_ref().filter(|_| !expected) {
@@ -156,8 +187,9 @@ impl Links {
         }
     }
 
-    /// Begins a departure on purpose: nothing that happens from here on is a fault. The sender
-    /// still delivers what is queued. Returns whether the links were whole.
+    /// Begins a departure on purpose: nothing that happens from here on is a fault. Returns
+    /// whether the links were whole; then both neighbours are told, and the successor finds
+    /// everything that was sent to it before.
     pub(crate) fn leave(&self) -> bool {
         let mut state = lock(&self.state);
         let whole = state.fault.is_none();
@@ -165,12 +197,43 @@ impl Links {
             reason: "this rank closed its ring".to_owned(),
         };
         state.fault.get_or_insert_with(left);
-        self.changed.notify_all();
+        self.end_waits();
         drop(state);
         if whole {
-            self.incoming.farewell(&frame::leave(self.generation, None));
+            let farewell = frame::leave(self.generation, None);
+            self.tell_predecessor(&farewell);
+            self.tell_successor(&farewell);
+            self.outgoing.shutdown(Shutdown::Write);
         }
         whole
+    }
+
+    fn end_waits(&self) {
+        self.over.store(true, Ordering::Release);
+        self.changed.notify_all();
+        // Fails only if the counter is full, and then it is readable.
+        self.wake.write(1).ok();
+    }
+
+    /// Writes a control frame in the back direction.
+    pub(crate) fn tell_predecessor(&self, frame: &[u8]) {
+        let _turn = lock(&self.back);
+        self.incoming.control(frame);
+    }
+
+    /// Says goodbye in the forward direction, unless a frame is half written there: then the
+    /// successor sees the connection end.
+    fn tell_successor(&self, farewell: &[u8]) {
+        let started = Instant::now();
+        let plane = loop {
+            match self.idle_plane() {
+                None if started.elapsed() < FAREWELL => thread::sleep(RETRY),
+                plane => break plane,
+            }
+        };
+        if plane.is_some_and(|plane| plane.outlet.is_idle()) {
+            self.outgoing.control(farewell);
+        }
     }
 
     pub(crate) fn close(&self) {
@@ -192,10 +255,18 @@ impl Links {
 
     /// `Err` once the ring is broken; a peer that merely left does not break it.
     pub(crate) fn check(&self) -> Result<(), RingError> {
+        if !self.is_over() {
+            return Ok(());
+        }
         lock(&self.state).fault.clone().map_or(Ok(()), Err)
     }
 
-    /// Why a queue to an I/O thread ended.
+    /// Whether the ring is broken or this rank is leaving it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Why a connection takes no more.
     pub(crate) fn verdict(&self, peer: usize) -> RingError {
         let unknown = |state: &mut State| state.error().is_none();
         let (state, _) = self
@@ -207,122 +278,5 @@ impl Links {
             rank: peer,
             reason: reason(),
         })
-    }
-
-    /// Waits out a heartbeat's interval; `false` as soon as the ring is broken or closed.
-    pub(crate) fn pause(&self) -> bool {
-        let (state, _) = self
-            .changed
-            .wait_timeout_while(lock(&self.state), HEARTBEAT, |state| state.fault.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
-        state.fault.is_none()
-    }
-}
-
-/// Takes frames from one link and keeps the time since its last byte.
-pub(crate) struct Reader<'a> {
-    links: &'a Links,
-    link: &'a Link,
-    head: [u8; HEADER_BYTES],
-    filled: usize,
-    heard: Instant,
-    patience: Duration,
-}
-
-impl<'a> Reader<'a> {
-    pub(crate) fn new(links: &'a Links, link: &'a Link) -> Self {
-        let patience = links.silence + links.grace;
-        Self {
-            links,
-            link,
-            head: [0; HEADER_BYTES],
-            filled: 0,
-            heard: Instant::now(),
-            patience,
-        }
-    }
-
-    /// Restarts the clock after a time in which this rank did not listen.
-    pub(crate) fn listen_again(&mut self) {
-        self.heard = Instant::now();
-    }
-
-    /// Waits up to a heartbeat's interval for the next header.
-    pub(crate) fn header(&mut self) -> Result<Option<Header>, RingError> {
-        let (mut head, filled) = (self.head, self.filled);
-        self.filled += self.read(&mut head[filled..])?;
-        self.head = head;
-        if self.filled < HEADER_BYTES {
-            return Ok(None);
-        }
-        self.filled = 0;
-        let header = Header::decode(&self.head, self.links.generation);
-        let header = header.map_err(|error| self.broken(error))?;
-        if !header.stamp.kind.is_data() {
-            self.verify(&header, &[])?;
-        }
-        if header.stamp.kind == Kind::Leave
-            && let Some(rank) = header.accused()
-        {
-            let reason = format!("rank {} reports it", self.link.peer);
-            return Err(RingError::PeerLost { rank, reason });
-        }
-        Ok(Some(header))
-    }
-
-    /// Reads the payload of `header` into `payload`, which is as long as the header says.
-    pub(crate) fn payload(&mut self, header: &Header, payload: &mut [u8]) -> Result<(), RingError> {
-        let mut filled = 0;
-        while filled < payload.len() {
-            filled += self.read(&mut payload[filled..])?;
-        }
-        self.verify(header, payload)
-    }
-
-    fn verify(&self, header: &Header, payload: &[u8]) -> Result<(), RingError> {
-        header
-            .verify(&self.head, payload)
-            .map_err(|error| self.broken(error))
-    }
-
-    fn broken(&self, error: frame::FrameError) -> RingError {
-        RingError::Protocol {
-            rank: self.link.peer,
-            reason: error.to_string(),
-        }
-    }
-
-    fn read(&mut self, into: &mut [u8]) -> Result<usize, RingError> {
-        let rank = self.link.peer;
-        match (&self.link.stream).read(into) {
-            Ok(0) => {
-                let reason = "it closed the connection without a farewell".to_owned();
-                Err(RingError::PeerLost { rank, reason })
-            }
-            Ok(count) => {
-                self.heard = Instant::now();
-                self.patience = self.links.silence;
-                self.links
-                    .received
-                    .fetch_add(count as u64, Ordering::Relaxed);
-                Ok(count)
-            }
-            Err(error) => match error.kind() {
-                ErrorKind::Interrupted => Ok(0),
-                ErrorKind::WouldBlock | ErrorKind::TimedOut
-                    if self.heard.elapsed() < self.patience =>
-                {
-                    Ok(0)
-                }
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => Err(RingError::Silent {
-                    rank,
-                    seconds: self.heard.elapsed().as_secs_f64(),
-                }),
-                _ => Err(RingError::PeerLost {
-                    rank,
-                    reason: error.to_string(),
-                }),
-            },
-        }
     }
 }

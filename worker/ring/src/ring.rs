@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::abort::Abort;
-use crate::all_reduce::{all_reduce, broadcast};
+use crate::all_reduce::{all_gather, all_reduce, broadcast};
 use crate::error::RingError;
 use crate::form::{Membership, RingListener, connect};
+use crate::frame::Kind;
 use crate::link::{HEARTBEAT, Link, Links, OnBroken};
 use crate::sum::{Bf16, Exact, F32, I64, Sum};
 use crate::topology::{predecessor, successor};
-use crate::wire::Wire;
+use crate::wire::{Port, Wire};
 
 /// How patient a ring is, and whom it tells when it breaks.
 #[derive(Clone)]
@@ -120,17 +121,18 @@ impl Ring {
             });
         }
         let (outgoing, incoming) = connect(listener, &membership, options.connect, abort)?;
+        let patience = (options.silence, options.connect);
         let links = Arc::new(Links::new(
             membership.generation,
             (
                 Link::new(successor(rank, world), outgoing)?,
                 Link::new(predecessor(rank, world), incoming)?,
             ),
-            (options.silence, options.connect),
+            patience,
             options.on_broken,
-        ));
+        )?);
         abort.watch(&links);
-        let wire = Some(Wire::start(links)?);
+        let wire = Some(Wire::start(links, patience)?);
         tracing::debug!(
             rank,
             world,
@@ -210,16 +212,26 @@ impl Ring {
         self.all_reduce(tag, &mut I64(values))
     }
 
+    /// Fills in what the other ranks have: `blocks` is one block per rank, in rank order and all of
+    /// one length, of which this rank's holds its own bytes.
+    pub fn all_gather(&mut self, tag: Tag, blocks: &mut [u8]) -> Result<(), RingError> {
+        if !blocks.len().is_multiple_of(self.world) {
+            let (bytes, world) = (blocks.len(), self.world);
+            let reason = format!("{bytes} bytes are not one block for each of {world} ranks");
+            return Err(RingError::invalid(reason));
+        }
+        let place = (self.rank, self.world);
+        self.guarded(|port| all_gather(port, place, (Kind::Gather, tag), blocks))
+    }
+
     /// Every rank's `value`, bit for bit, in rank order.
     pub fn all_gather_f64(&mut self, tag: Tag, value: f64) -> Result<Vec<f64>, RingError> {
-        // Everybody else adds zero to this rank's place.
-        let mut bits = vec![0; self.world];
-        bits[self.rank] = value.to_bits() as i64;
-        self.all_reduce_i64(tag, &mut bits)?;
-        Ok(bits
-            .into_iter()
-            .map(|bits| f64::from_bits(bits as u64))
-            .collect())
+        let mut blocks = vec![0; self.world * size_of::<f64>()];
+        let (words, _) = blocks.as_chunks_mut();
+        words[self.rank] = value.to_le_bytes();
+        self.all_gather(tag, &mut blocks)?;
+        let (words, _) = blocks.as_chunks();
+        Ok(words.iter().map(|word| f64::from_le_bytes(*word)).collect())
     }
 
     /// Copies `bytes` of rank `root` to all others. All ranks pass equal lengths.
@@ -229,13 +241,13 @@ impl Ring {
             return Err(RingError::invalid(reason));
         }
         let place = (self.rank, self.world);
-        self.guarded(|wire| broadcast(wire, place, tag, root, bytes))
+        self.guarded(|port| broadcast(port, place, tag, root, bytes))
     }
 
     /// Returns once every rank has called it.
     pub fn barrier(&mut self, tag: Tag) -> Result<(), RingError> {
-        // One element takes every rank's contribution before anybody gets the total.
-        self.all_reduce_i64(tag, &mut [0])
+        // What arrives in the last hop was sent by a rank that had heard of all others.
+        self.all_gather(tag, &mut [])
     }
 
     /// The links, for whoever waits for something else while they watch; `None` in a world of one.
@@ -250,20 +262,26 @@ impl Ring {
             values.complete(0..values.len());
             return Ok(());
         }
-        self.guarded(|wire| all_reduce(wire, place, tag, values))
+        self.guarded(|port| all_reduce(port, place, tag, values))
     }
 
     /// Runs a collective; if it fails, the whole ring does, so that no rank waits for this one.
-    fn guarded(
+    pub(crate) fn guarded(
         &mut self,
-        collective: impl FnOnce(&Wire) -> Result<(), RingError>,
+        collective: impl FnOnce(&mut Port<'_>) -> Result<(), RingError>,
     ) -> Result<(), RingError> {
         self.abort.check()?;
         let Some(wire) = &self.wire else {
             return Ok(());
         };
         wire.links.check()?;
-        collective(wire).inspect_err(|error| wire.links.fail(error.clone()))
+        // The links are let go of before they are told.
+        let done = collective(&mut wire.port());
+        done.map_err(|error| {
+            wire.links.fail(error.clone());
+            // What broke the ring first, where this error is but what that looks like from here.
+            wire.links.check().err().unwrap_or(error)
+        })
     }
 }
 

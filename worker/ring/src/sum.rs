@@ -6,6 +6,10 @@ use crate::bf16;
 use crate::fixed;
 use crate::frame::{Kind, PAYLOAD_MAX};
 use crate::topology::Phase;
+use crate::vector::vectorised;
+
+/// Numbers are little endian on the wire, and in the memory of nearly every machine.
+const ALIKE: bool = cfg!(target_endian = "little");
 
 /// A buffer that is being summed over the ranks.
 ///
@@ -21,10 +25,19 @@ pub(crate) trait Sum {
 
     fn len(&self) -> usize;
 
+    /// Where memory looks like the wire: the partial sums or the totals of `range`.
+    fn memory(&self, phase: Phase, range: Range<usize>) -> Option<&[u8]>;
+
+    /// Where memory looks like the wire: the place of the totals of `range`.
+    fn totals(&mut self, range: Range<usize>) -> Option<&mut [u8]>;
+
     /// Writes the partial sums or the totals of `range`.
     fn encode(&self, phase: Phase, range: Range<usize>, wire: &mut [u8]);
 
-    /// Adds a predecessor's partial sums.
+    /// Makes every partial sum that of nobody.
+    fn clear(&mut self);
+
+    /// Adds another rank's partial sums.
     fn add(&mut self, range: Range<usize>, wire: &[u8]);
 
     /// The partial sums of `range` now are totals, and this rank owns them.
@@ -57,6 +70,21 @@ impl Sum for Exact<'_> {
         self.q.len()
     }
 
+    fn memory(&self, phase: Phase, range: Range<usize>) -> Option<&[u8]> {
+        ALIKE.then(|| match phase {
+            Phase::ReduceScatter => bytemuck::cast_slice(&self.q[range]),
+            Phase::AllGather => bytemuck::cast_slice(&self.out[range]),
+        })
+    }
+
+    fn totals(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
+        ALIKE.then(|| bytemuck::cast_slice_mut(&mut self.out[range]))
+    }
+
+    fn clear(&mut self) {
+        self.q.fill(0);
+    }
+
     fn encode(&self, phase: Phase, range: Range<usize>, wire: &mut [u8]) {
         match phase {
             Phase::ReduceScatter => encode_i64(&self.q[range], wire),
@@ -69,9 +97,12 @@ impl Sum for Exact<'_> {
     }
 
     fn complete(&mut self, range: Range<usize>) {
-        for (out, q) in self.out[range.clone()].iter_mut().zip(&self.q[range]) {
-            *out = fixed::to_f32(*q, self.divisor);
-        }
+        let (out, q, divisor) = (&mut self.out[range.clone()], &self.q[range], self.divisor);
+        vectorised(|| {
+            for (out, q) in out.iter_mut().zip(q) {
+                *out = fixed::to_f32(*q, divisor);
+            }
+        });
     }
 
     fn store(&mut self, range: Range<usize>, wire: &[u8]) {
@@ -88,6 +119,19 @@ impl Sum for F32<'_> {
 
     fn len(&self) -> usize {
         self.0.len()
+    }
+
+    fn memory(&self, _: Phase, range: Range<usize>) -> Option<&[u8]> {
+        ALIKE.then(|| bytemuck::cast_slice(&self.0[range]))
+    }
+
+    fn totals(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
+        ALIKE.then(|| bytemuck::cast_slice_mut(&mut self.0[range]))
+    }
+
+    fn clear(&mut self) {
+        // The neutral element: 0.0 would take the sign from -0.0.
+        self.0.fill(-0.0);
     }
 
     fn encode(&self, _: Phase, range: Range<usize>, wire: &mut [u8]) {
@@ -114,6 +158,19 @@ impl Sum for Bf16<'_> {
 
     fn len(&self) -> usize {
         self.0.len()
+    }
+
+    fn memory(&self, _: Phase, _: Range<usize>) -> Option<&[u8]> {
+        None
+    }
+
+    fn totals(&mut self, _: Range<usize>) -> Option<&mut [u8]> {
+        None
+    }
+
+    fn clear(&mut self) {
+        // The neutral element: 0.0 would take the sign from -0.0.
+        self.0.fill(-0.0);
     }
 
     fn encode(&self, _: Phase, range: Range<usize>, wire: &mut [u8]) {
@@ -145,6 +202,18 @@ impl Sum for I64<'_> {
         self.0.len()
     }
 
+    fn memory(&self, _: Phase, range: Range<usize>) -> Option<&[u8]> {
+        ALIKE.then(|| bytemuck::cast_slice(&self.0[range]))
+    }
+
+    fn totals(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
+        ALIKE.then(|| bytemuck::cast_slice_mut(&mut self.0[range]))
+    }
+
+    fn clear(&mut self) {
+        self.0.fill(0);
+    }
+
     fn encode(&self, _: Phase, range: Range<usize>, wire: &mut [u8]) {
         encode_i64(&self.0[range], wire);
     }
@@ -172,9 +241,11 @@ fn encode_i64(values: &[i64], wire: &mut [u8]) {
 
 fn add_i64(values: &mut [i64], wire: &[u8]) {
     let (words, _) = wire.as_chunks::<8>();
-    for (value, word) in values.iter_mut().zip(words) {
-        *value = value.wrapping_add(i64::from_le_bytes(*word));
-    }
+    vectorised(|| {
+        for (value, word) in values.iter_mut().zip(words) {
+            *value = value.wrapping_add(i64::from_le_bytes(*word));
+        }
+    });
 }
 
 fn encode_f32(values: &[f32], wire: &mut [u8]) {
@@ -186,7 +257,9 @@ fn encode_f32(values: &[f32], wire: &mut [u8]) {
 
 fn decode_f32(wire: &[u8], values: &mut [f32], apply: impl Fn(&mut f32, f32)) {
     let (words, _) = wire.as_chunks::<4>();
-    for (value, word) in values.iter_mut().zip(words) {
-        apply(value, f32::from_le_bytes(*word));
-    }
+    vectorised(|| {
+        for (value, word) in values.iter_mut().zip(words) {
+            apply(value, f32::from_le_bytes(*word));
+        }
+    });
 }

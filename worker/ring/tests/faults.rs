@@ -150,7 +150,7 @@ fn dropping_a_ring_says_goodbye_and_does_not_wait_for_the_predecessor() {
             let bytes = last.join().unwrap();
             assert!(bytes.ends_with(&leave(1, None)));
         });
-        // Only now would the receiver thread hear that its predecessor is gone.
+        // Only now would the keeper hear that its predecessor is gone.
         drop(to_us);
     });
 }
@@ -297,14 +297,14 @@ fn a_frame_shorter_than_the_plan_says_is_refused() {
         to_us.write_all(&frame).unwrap();
         let error = sum(&mut ring, 100).unwrap_err();
         assert_eq!(error.accused(), Some(1));
-        assert!(error.to_string().contains("expected 200 bytes"), "{error}");
+        assert!(error.to_string().contains("expected 400 bytes"), "{error}");
     });
 }
 
 #[test]
 fn a_damaged_frame_never_enters_a_sum() {
     against_raw_peer(Options::default(), |mut ring, mut to_us, _from_us| {
-        let mut frame = [0; HEADER_BYTES + 200];
+        let mut frame = [0; HEADER_BYTES + 400];
         Header::seal(&mut frame, 1, stamp());
         frame[HEADER_BYTES + 17] ^= 4;
         to_us.write_all(&frame).unwrap();

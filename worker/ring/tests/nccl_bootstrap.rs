@@ -323,8 +323,8 @@ fn a_rank_that_dies_while_joining_is_the_one_that_is_accused() {
             let (stamp, vote) = next_frame(&mut from_us);
             assert_eq!(vote, 1_i64.to_le_bytes());
             let mut answer = [0; HEADER_BYTES + 8];
-            answer[HEADER_BYTES..].copy_from_slice(&2_i64.to_le_bytes());
-            Header::seal(&mut answer, 1, Stamp { hop: 1, ..stamp });
+            answer[HEADER_BYTES..].copy_from_slice(&1_i64.to_le_bytes());
+            Header::seal(&mut answer, 1, stamp);
             to_us.write_all(&answer).unwrap();
             // The id comes around, rank 0 begins to join, and this rank's process is killed.
             let (_, id) = next_frame(&mut from_us);

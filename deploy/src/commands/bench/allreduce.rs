@@ -8,12 +8,11 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use clap::{Args, ValueEnum};
 use ringmaster_proto::auth::RunToken;
-use ringmaster_proto::spec::Reduction;
 use ringmaster_proto::{ErrorKind, Generation};
 use ringmaster_ring::bench::bus_bandwidth;
 use serde::Serialize;
 
-use super::rank::{Assignment, CaseSpec};
+use super::rank::{Assignment, CaseSpec, Measured};
 use crate::error::{CliError, Exit};
 use crate::output::{self, Output};
 
@@ -23,15 +22,15 @@ pub(crate) struct AllreduceArgs {
     /// Ranks, one process each
     #[arg(long, value_delimiter = ',', default_value = "2")]
     world: Vec<u32>,
-    /// Size of the buffer, MiB of f32
+    /// Size of the buffer, MiB of f32; 0.00390625 is 4 KiB
     #[arg(long, value_delimiter = ',', default_value = "64")]
-    mib: Vec<u32>,
+    mib: Vec<f64>,
     /// Type of the buffer's elements
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
-    /// How it is summed: exact, f32 or bf16
-    #[arg(long, value_delimiter = ',', default_value = "f32", value_parser = reduction)]
-    reduction: Vec<Reduction>,
+    /// How it is summed
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "f32")]
+    reduction: Vec<Measured>,
     /// Measured calls per case, after one that is not
     #[arg(long, default_value_t = 10)]
     repeats: usize,
@@ -46,17 +45,14 @@ enum Dtype {
     F32,
 }
 
-fn reduction(name: &str) -> Result<Reduction, String> {
-    let all = [Reduction::Exact, Reduction::F32, Reduction::Bf16];
-    let found = all.into_iter().find(|reduction| reduction.as_str() == name);
-    found.ok_or_else(|| "use exact, f32 or bf16".to_owned())
-}
+/// One element of four bytes, rounded up.
+const MIB_MIN: f64 = 4e-6;
 
 /// One line of the result; its field names are a contract.
 #[derive(Debug, Serialize)]
 struct Line {
     world: u32,
-    mib: u32,
+    mib: f64,
     dtype: &'static str,
     reduction: &'static str,
     transport: &'static str,
@@ -106,8 +102,12 @@ fn refuse_what_cannot_be_measured(args: &AllreduceArgs) -> Result<(), CliError> 
     if args.world.iter().any(|world| !(1..=64).contains(world)) {
         return refuse("--world", "use 1 to 64 processes");
     }
-    if args.mib.iter().any(|mib| !(1..=16_384).contains(mib)) {
-        return refuse("--mib", "use 1 to 16384 MiB");
+    if args
+        .mib
+        .iter()
+        .any(|mib| !(MIB_MIN..=16_384.0).contains(mib))
+    {
+        return refuse("--mib", "use 0.000004 (one element) to 16384 MiB");
     }
     if !(1..=100_000).contains(&args.repeats) {
         return refuse("--repeats", "use 1 to 100000");
@@ -279,13 +279,13 @@ mod tests {
     #[test]
     fn the_names_of_the_json_are_a_contract() {
         let case = CaseSpec {
-            mib: 1,
-            reduction: Reduction::F32,
+            mib: 1.0,
+            reduction: Measured::F32,
             repeats: 3,
         };
         let line = Line::of(2, case, vec![0.3, 0.1, 0.2]);
         let golden = concat!(
-            r#"{"world":2,"mib":1,"dtype":"f32","reduction":"f32","transport":"tcp","#,
+            r#"{"world":2,"mib":1.0,"dtype":"f32","reduction":"f32","transport":"tcp","#,
             r#""repeats":3,"best_s":0.1,"median_s":0.2,"bus_gb_per_s":0.00524288}"#,
         );
         assert_eq!(serde_json::to_string(&line).unwrap(), golden);

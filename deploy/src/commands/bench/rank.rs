@@ -3,8 +3,8 @@
 use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use ringmaster_proto::spec::Reduction;
-use ringmaster_ring::bench::{self, Case};
+use clap::ValueEnum;
+use ringmaster_ring::bench::{self, Case, Reduction};
 use ringmaster_ring::{Abort, Membership, Options, Ring, RingListener};
 use serde::{Deserialize, Serialize};
 
@@ -25,13 +25,39 @@ pub(super) struct Assignment {
     pub(super) cases: Vec<CaseSpec>,
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Measured {
+    /// The exact sum in fixed point
+    Exact,
+    /// Sums of f32
+    F32,
+    /// Sums of f32 that travel as bfloat16
+    Bf16,
+    /// The bytes, additions and checksums of f32 without its order: a ceiling
+    Pump,
+}
+
+impl Measured {
+    /// Its name in the results.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Pump => "pump",
+        }
+    }
+}
+
 /// One case.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct CaseSpec {
     /// MiB of f32.
-    pub(super) mib: u32,
+    pub(super) mib: f64,
     /// How it is summed.
-    pub(super) reduction: Reduction,
+    pub(super) reduction: Measured,
     /// Measured calls.
     pub(super) repeats: usize,
 }
@@ -40,12 +66,13 @@ impl CaseSpec {
     /// As the ring measures it.
     pub(super) fn to_ring(self) -> Case {
         let reduction = match self.reduction {
-            Reduction::Exact => bench::Reduction::Exact,
-            Reduction::F32 => bench::Reduction::F32,
-            Reduction::Bf16 => bench::Reduction::Bf16,
+            Measured::Exact => Reduction::Exact,
+            Measured::F32 => Reduction::F32,
+            Measured::Bf16 => Reduction::Bf16,
+            Measured::Pump => Reduction::Pump,
         };
         Case {
-            mib: f64::from(self.mib),
+            mib: self.mib,
             reduction,
             repeats: self.repeats,
         }
