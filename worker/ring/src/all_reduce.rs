@@ -1,5 +1,7 @@
 //! The collectives' schedules over a [`Port`]: the plan decides, this file obeys it.
 
+use std::ops::Range;
+
 use crate::error::RingError;
 use crate::frame::{Kind, PAYLOAD_MAX, Stamp};
 use crate::ring::Tag;
@@ -7,7 +9,8 @@ use crate::sum::Sum;
 use crate::topology::{Phase, Plan, Segment, ready, successor};
 use crate::wire::{Port, Wants};
 
-/// How many segments a rank sends ahead of what it has received.
+/// How many segments a rank sends ahead of what it has received: what may lie in buffers of the
+/// system. Over all ranks as much is received as is sent, so some rank can always go on.
 const WINDOW: usize = 4;
 
 /// Partial sums of at most this many bytes from all other ranks together are exchanged whole and
@@ -26,13 +29,7 @@ pub(crate) fn all_reduce<S: Sum>(
     }
     let plan = Plan::new(values.len(), world, rank, S::SEGMENT);
     let (mut sends, mut receives) = (plan.sends().peekable(), plan.receives().peekable());
-    let stamp = |segment: &Segment| Stamp {
-        kind: S::KIND,
-        step: tag.step,
-        bucket: tag.bucket,
-        hop: segment.hop as u32,
-        segment: segment.index as u32,
-    };
+    let stamp = |segment: &Segment| tag.stamp(S::KIND, segment.hop, segment.index);
     let links = port.links;
     let (mut sent, mut received) = (0_usize, 0);
     let mut sending: Option<Segment> = None;
@@ -44,14 +41,15 @@ pub(crate) fn all_reduce<S: Sum>(
                 ready(send, next) && (next.is_none() || sent.saturating_sub(received) < WINDOW)
             });
             if let Some(send) = &sending {
-                let plane = &mut **port;
-                let payload = payload(values, send, &mut plane.encoded, true);
+                let plane = &mut *port.plane;
+                encode(values, send.phase, send.range.clone(), &mut plane.encoded);
+                let payload = payload(values, send, &plane.encoded);
                 plane.outlet.begin(links.generation, stamp(send), payload);
             }
         }
         if let Some(send) = &sending {
-            let plane = &mut **port;
-            let payload = payload(values, send, &mut plane.encoded, false);
+            let plane = &mut *port.plane;
+            let payload = payload(values, send, &plane.encoded);
             if plane.outlet.push(links, payload)? {
                 sending = None;
                 sent += 1;
@@ -75,25 +73,19 @@ pub(crate) fn all_reduce<S: Sum>(
     }
 }
 
-/// What travels of a segment: memory itself, or its encoding, made when the frame is `new`.
-fn payload<'a, S: Sum>(
-    values: &'a S,
-    segment: &Segment,
-    scratch: &'a mut [u8],
-    new: bool,
-) -> &'a [u8] {
+/// Writes what travels to the front of `scratch`, unless memory holds it as it is.
+fn encode<S: Sum>(values: &S, phase: Phase, range: Range<usize>, scratch: &mut [u8]) {
+    if values.memory(phase, range.clone()).is_none() {
+        let length = range.len() * S::bytes(phase);
+        values.encode(phase, range, &mut scratch[..length]);
+    }
+}
+
+/// What travels of a segment: memory itself, or what [`encode`] has made of it.
+fn payload<'a, S: Sum>(values: &'a S, segment: &Segment, encoded: &'a [u8]) -> &'a [u8] {
     let (phase, range) = (segment.phase, segment.range.clone());
     let length = range.len() * S::bytes(phase);
-    match values.memory(phase, range.clone()) {
-        Some(memory) => memory,
-        None => {
-            let encoded = &mut scratch[..length];
-            if new {
-                values.encode(phase, range, encoded);
-            }
-            encoded
-        }
-    }
+    values.memory(phase, range).unwrap_or(&encoded[..length])
 }
 
 /// Reads what is here of the segment that comes next; `true` once it is part of `values`.
@@ -103,7 +95,7 @@ fn take<S: Sum>(
     next: &Segment,
     values: &mut S,
 ) -> Result<bool, RingError> {
-    let (links, plane) = (port.links, &mut **port);
+    let (links, plane) = (port.links, &mut *port.plane);
     let range = next.range.clone();
     let length = range.len() * S::bytes(next.phase);
     if next.phase == Phase::AllGather
@@ -134,7 +126,7 @@ fn exchange_and_add<S: Sum>(
 ) -> Result<(), RingError> {
     let (rank, world) = place;
     let length = values.len() * S::REDUCE_BYTES;
-    let mut blocks = std::mem::take(&mut port.encoded);
+    let mut blocks = std::mem::take(&mut port.plane.encoded);
     let mine = rank * length..(rank + 1) * length;
     match values.memory(Phase::ReduceScatter, 0..values.len()) {
         Some(memory) => blocks[mine].copy_from_slice(memory),
@@ -151,7 +143,7 @@ fn exchange_and_add<S: Sum>(
         }
         values.complete(0..values.len());
     }
-    port.encoded = blocks;
+    port.plane.encoded = blocks;
     gathered
 }
 
@@ -171,13 +163,7 @@ pub(crate) fn all_gather(
             (rank + world - hop - 1) % world,
         );
         for segment in 0..segments {
-            let stamp = Stamp {
-                kind,
-                step: tag.step,
-                bucket: tag.bucket,
-                hop: hop as u32,
-                segment: segment as u32,
-            };
+            let stamp = tag.stamp(kind, hop, segment);
             let (from, to) = (
                 segment * PAYLOAD_MAX,
                 ((segment + 1) * PAYLOAD_MAX).min(length),
@@ -203,13 +189,7 @@ pub(crate) fn broadcast(
     bytes: &mut [u8],
 ) -> Result<(), RingError> {
     for (index, segment) in bytes.chunks_mut(PAYLOAD_MAX).enumerate() {
-        let stamp = Stamp {
-            kind: Kind::Broadcast,
-            step: tag.step,
-            bucket: tag.bucket,
-            hop: root as u32,
-            segment: index as u32,
-        };
+        let stamp = tag.stamp(Kind::Broadcast, root, index);
         if rank != root {
             port.exchange(None, Some((stamp, segment)))?;
         }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::error::RingError;
-use crate::frame::{Kind, PAYLOAD_MAX, Stamp};
+use crate::frame::{Kind, PAYLOAD_MAX};
 use crate::ring::{Ring, Tag};
 use crate::sum::{F32, Sum};
 
@@ -86,13 +86,7 @@ fn pump(ring: &mut Ring, tag: Tag, source: &[f32], values: &mut [f32]) -> Result
     ring.guarded(|port| {
         let mut arrived = vec![0; block * size_of::<f32>()];
         for round in 0..rounds {
-            let stamp = Stamp {
-                kind: Kind::F32,
-                step: tag.step,
-                bucket: tag.bucket,
-                hop: 0,
-                segment: round as u32,
-            };
+            let stamp = tag.stamp(Kind::F32, 0, round);
             let at = round % blocks * block;
             let payload = bytemuck::cast_slice(&source[at..at + block]);
             port.exchange(Some((stamp, payload)), Some((stamp, &mut arrived)))?;

@@ -157,12 +157,6 @@ impl Header {
         head
     }
 
-    /// Fills in the header of a frame whose payload already lies at `HEADER_BYTES..`.
-    pub fn seal(frame: &mut [u8], generation: u64, stamp: Stamp) {
-        let (head, payload) = frame.split_at_mut(HEADER_BYTES);
-        head.copy_from_slice(&Self::encode(generation, stamp, payload));
-    }
-
     /// Reads a header and refuses what does not belong on a link of `generation`.
     pub fn decode(head: &[u8; HEADER_BYTES], generation: u64) -> Result<Self, FrameError> {
         let magic = bytes(head, 0);
@@ -273,9 +267,7 @@ mod tests {
     use super::*;
 
     fn frame(generation: u64, stamp: Stamp, payload: &[u8]) -> Vec<u8> {
-        let mut frame = [&[0; HEADER_BYTES], payload].concat();
-        Header::seal(&mut frame, generation, stamp);
-        frame
+        [&Header::encode(generation, stamp, payload), payload].concat()
     }
 
     /// What a receiver does: judge the header, then the payload.

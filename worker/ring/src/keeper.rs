@@ -13,22 +13,20 @@
 //! comes for it.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::RingError;
-use crate::frame;
 use crate::link::{HEARTBEAT, Links};
 use crate::plane::Inlet;
 
 /// Runs until the ring is broken, or is left and the successor has read everything.
-pub(crate) fn keep(links: &Links, patience: (Duration, Duration)) {
+pub(crate) fn keep(links: &Links) {
     let mut keeper = Keeper {
         links,
-        back: Inlet::new(patience),
-        heartbeat: frame::heartbeat(links.generation),
+        back: Inlet::new(links.patience),
         due: Instant::now(),
         hung_up: false,
     };
@@ -52,7 +50,6 @@ pub(crate) fn keep(links: &Links, patience: (Duration, Duration)) {
 struct Keeper<'a> {
     links: &'a Links,
     back: Inlet,
-    heartbeat: [u8; frame::HEADER_BYTES],
     /// When the next heartbeats are.
     due: Instant,
     /// The predecessor's end is known to be closed; what it sent before may still be unread.
@@ -79,11 +76,11 @@ impl Keeper<'_> {
                 true => plane.inlet.listen_again(),
                 false => plane.inlet.judge(&links.incoming)?,
             }
-            plane.beat(links, &self.heartbeat);
+            plane.beat(links);
         }
         if Instant::now() >= self.due {
             self.due = Instant::now() + HEARTBEAT;
-            links.tell_predecessor(&self.heartbeat);
+            links.tell_predecessor(&links.heartbeat);
         }
         Ok(())
     }

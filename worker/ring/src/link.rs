@@ -8,7 +8,7 @@
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::error::RingError;
-use crate::frame;
+use crate::frame::{self, HEADER_BYTES};
 use crate::plane::Plane;
 
 /// How often each end of a link says that it lives.
@@ -59,8 +59,9 @@ impl Link {
     }
 
     /// Writes a control frame whole, or nothing of it where the peer takes no more; the caller
-    /// alone writes to this direction. A frame that stays half written ends the direction.
-    pub(crate) fn control(&self, frame: &[u8]) {
+    /// alone writes to this direction. A frame that stays half written ends the direction. Returns
+    /// how many bytes were written.
+    pub(crate) fn control(&self, frame: &[u8]) -> usize {
         let (mut written, started) = (0, Instant::now());
         while written < frame.len() {
             match (&self.stream).write(&frame[written..]) {
@@ -68,16 +69,18 @@ impl Link {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock && written > 0 => {
                     if started.elapsed() >= FAREWELL {
-                        return self.shutdown(Shutdown::Write);
+                        self.shutdown(Shutdown::Write);
+                        break;
                     }
                     let mut room = [PollFd::new(self.stream.as_fd(), PollFlags::POLLOUT)];
                     // Fails only as the write would; it is asked again either way.
                     poll(&mut room, PollTimeout::from(10_u8)).ok();
                 }
                 // The peer's end of the connection says what became of it, not this one.
-                Err(_) => return,
+                Err(_) => break,
             }
         }
+        written
     }
 
     /// Ends one or both directions, waking whoever is blocked in them.
@@ -103,6 +106,10 @@ impl State {
 /// Both links of a rank in one generation: shared by its trainer, its keeper and its abort.
 pub(crate) struct Links {
     pub(crate) generation: u64,
+    /// (How long a peer may be silent, how much longer until its first byte.)
+    pub(crate) patience: (Duration, Duration),
+    /// A whole frame, made once.
+    pub(crate) heartbeat: [u8; HEADER_BYTES],
     pub(crate) outgoing: Link,
     pub(crate) incoming: Link,
     pub(crate) sent: AtomicU64,
@@ -113,7 +120,6 @@ pub(crate) struct Links {
     plane: Mutex<Plane>,
     /// Held while something is written to the predecessor.
     back: Mutex<()>,
-    over: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -127,7 +133,6 @@ impl std::fmt::Debug for Links {
 }
 
 impl Links {
-    /// `patience` is (how long a peer may be silent, how much longer until its first byte).
     pub(crate) fn new(
         generation: u64,
         (outgoing, incoming): (Link, Link),
@@ -138,6 +143,8 @@ impl Links {
             .map_err(|error| RingError::io("make an event descriptor", error))?;
         Ok(Self {
             generation,
+            patience,
+            heartbeat: frame::heartbeat(generation),
             outgoing,
             incoming,
             sent: AtomicU64::new(0),
@@ -146,7 +153,6 @@ impl Links {
             on_broken,
             plane: Mutex::new(Plane::new(patience)),
             back: Mutex::default(),
-            over: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -209,7 +215,6 @@ impl Links {
     }
 
     fn end_waits(&self) {
-        self.over.store(true, Ordering::Release);
         self.changed.notify_all();
         // Fails only if the counter is full, and then it is readable.
         self.wake.write(1).ok();
@@ -255,15 +260,12 @@ impl Links {
 
     /// `Err` once the ring is broken; a peer that merely left does not break it.
     pub(crate) fn check(&self) -> Result<(), RingError> {
-        if !self.is_over() {
-            return Ok(());
-        }
         lock(&self.state).fault.clone().map_or(Ok(()), Err)
     }
 
     /// Whether the ring is broken or this rank is leaving it.
     pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+        lock(&self.state).fault.is_some()
     }
 
     /// Why a connection takes no more.

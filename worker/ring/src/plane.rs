@@ -36,10 +36,11 @@ impl Plane {
     }
 
     /// Tells the successor that this rank lives, if that is due and no frame is under way.
-    pub(crate) fn beat(&mut self, links: &Links, heartbeat: &[u8]) {
+    pub(crate) fn beat(&mut self, links: &Links) {
         if self.outlet.is_idle() && self.beat.elapsed() >= HEARTBEAT {
             self.beat = Instant::now();
-            links.outgoing.control(heartbeat);
+            let written = links.outgoing.control(&links.heartbeat);
+            links.sent.fetch_add(written as u64, Ordering::Relaxed);
         }
     }
 }

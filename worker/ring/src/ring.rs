@@ -9,7 +9,7 @@ use crate::abort::Abort;
 use crate::all_reduce::{all_gather, all_reduce, broadcast};
 use crate::error::RingError;
 use crate::form::{Membership, RingListener, connect};
-use crate::frame::Kind;
+use crate::frame::{Kind, Stamp};
 use crate::link::{HEARTBEAT, Link, Links, OnBroken};
 use crate::sum::{Bf16, Exact, F32, I64, Sum};
 use crate::topology::{predecessor, successor};
@@ -66,6 +66,17 @@ impl Tag {
     pub fn new(step: u64, bucket: u32) -> Self {
         Self { step, bucket }
     }
+
+    /// What a frame of this collective is about.
+    pub(crate) fn stamp(self, kind: Kind, hop: usize, segment: usize) -> Stamp {
+        Stamp {
+            kind,
+            step: self.step,
+            bucket: self.bucket,
+            hop: hop as u32,
+            segment: segment as u32,
+        }
+    }
 }
 
 /// One rank's end of the ring.
@@ -121,18 +132,17 @@ impl Ring {
             });
         }
         let (outgoing, incoming) = connect(listener, &membership, options.connect, abort)?;
-        let patience = (options.silence, options.connect);
         let links = Arc::new(Links::new(
             membership.generation,
             (
                 Link::new(successor(rank, world), outgoing)?,
                 Link::new(predecessor(rank, world), incoming)?,
             ),
-            patience,
+            (options.silence, options.connect),
             options.on_broken,
         )?);
         abort.watch(&links);
-        let wire = Some(Wire::start(links, patience)?);
+        let wire = Some(Wire::start(links)?);
         tracing::debug!(
             rank,
             world,

@@ -3,7 +3,6 @@
 //! No thread stands between a collective and its sockets, so a frame costs no hand-over and no copy
 //! of its own: what arrives is added as soon as it is there, and what was added is sent on.
 
-use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, MutexGuard};
@@ -14,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::RingError;
-use crate::frame::{self, HEADER_BYTES, Stamp};
+use crate::frame::Stamp;
 use crate::keeper::keep;
 use crate::link::{HEARTBEAT, Links};
 use crate::plane::Plane;
@@ -35,16 +34,13 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn start(
-        links: Arc<Links>,
-        patience: (Duration, Duration),
-    ) -> Result<Self, RingError> {
+    pub(crate) fn start(links: Arc<Links>) -> Result<Self, RingError> {
         let (deliver, delivered) = sync_channel::<()>(0);
         let kept = links.clone();
         let keeper = thread::Builder::new()
             .name("ring-keeper".to_owned())
             .spawn(move || {
-                keep(&kept, patience);
+                keep(&kept);
                 drop(deliver);
             })
             .map_err(|error| RingError::io("start a ring thread", error))?;
@@ -60,7 +56,6 @@ impl Wire {
         Port {
             links: &self.links,
             plane: self.links.plane(),
-            heartbeat: frame::heartbeat(self.links.generation),
             stuck: None,
         }
     }
@@ -93,52 +88,38 @@ pub(crate) struct Wants {
 /// The forward direction of both links while a collective has it.
 pub(crate) struct Port<'a> {
     pub(crate) links: &'a Links,
-    plane: MutexGuard<'a, Plane>,
-    heartbeat: [u8; HEADER_BYTES],
+    pub(crate) plane: MutexGuard<'a, Plane>,
     /// Since when nothing moved.
     stuck: Option<Instant>,
-}
-
-impl Deref for Port<'_> {
-    type Target = Plane;
-
-    fn deref(&self) -> &Plane {
-        &self.plane
-    }
-}
-
-impl DerefMut for Port<'_> {
-    fn deref_mut(&mut self) -> &mut Plane {
-        &mut self.plane
-    }
 }
 
 impl Port<'_> {
     /// Sends one frame and receives another, as both sockets allow; either may be missing.
     pub(crate) fn exchange(
         &mut self,
-        send: Option<(Stamp, &[u8])>,
+        mut send: Option<(Stamp, &[u8])>,
         mut receive: Option<(Stamp, &mut [u8])>,
     ) -> Result<(), RingError> {
         let links = self.links;
-        let mut write = false;
         if let Some((stamp, payload)) = send {
-            self.outlet.begin(links.generation, stamp, payload);
-            write = true;
+            self.plane.outlet.begin(links.generation, stamp, payload);
         }
         loop {
             let mut moved = false;
-            if let Some((_, payload)) = send.filter(|_| write)
-                && self.outlet.push(links, payload)?
+            if let Some((_, payload)) = send
+                && self.plane.outlet.push(links, payload)?
             {
-                (write, moved) = (false, true);
+                (send, moved) = (None, true);
             }
             if let Some((stamp, into)) = &mut receive
-                && self.inlet.pull(links, &links.incoming, *stamp, into)?
+                && self
+                    .plane
+                    .inlet
+                    .pull(links, &links.incoming, *stamp, into)?
             {
                 (receive, moved) = (None, true);
             }
-            let read = receive.is_some();
+            let (read, write) = (receive.is_some(), send.is_some());
             if !read && !write {
                 return Ok(());
             }
@@ -146,9 +127,11 @@ impl Port<'_> {
         }
     }
 
-    /// Between two attempts: at once after progress, else when a socket may allow more.
+    /// Between two attempts: at once after progress, else when a socket may allow more. Who wants
+    /// to read has just read all that was here.
     pub(crate) fn pause(&mut self, moved: bool, wants: Wants) -> Result<(), RingError> {
         self.links.check()?;
+        self.plane.beat(self.links);
         if moved {
             self.stuck = None;
             return Ok(());
@@ -158,14 +141,12 @@ impl Port<'_> {
             thread::yield_now();
             return Ok(());
         }
-        self.wait(wants)?;
+        // Before the wait: after it there may be bytes that a rank which was itself stopped has
+        // not read yet, and its peer is not to blame.
         if wants.read {
-            self.inlet.judge(&self.links.incoming)?;
+            self.plane.inlet.judge(&self.links.incoming)?;
         }
-        let heartbeat = self.heartbeat;
-        let links = self.links;
-        self.beat(links, &heartbeat);
-        Ok(())
+        self.wait(wants)
     }
 
     fn wait(&self, wants: Wants) -> Result<(), RingError> {

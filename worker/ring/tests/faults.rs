@@ -11,8 +11,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{RawPeer, SECRET, addresses, listen, membership, on_ring};
-use ringmaster_ring::frame::{HEADER_BYTES, Header, Kind, PAYLOAD_MAX, Stamp, heartbeat, leave};
+use common::{RawPeer, SECRET, addresses, listen, membership, on_ring, seal};
+use ringmaster_ring::frame::{HEADER_BYTES, Kind, PAYLOAD_MAX, Stamp, heartbeat, leave};
 use ringmaster_ring::{Abort, Membership, Options, Ring, RingError, Tag};
 
 /// No test waits this long unless it fails.
@@ -259,8 +259,14 @@ fn a_peer_that_computes_for_long_is_not_silent() {
     on_ring(2, &options, |formed, _| {
         let mut ring = formed.unwrap();
         if ring.rank() == 1 {
-            // Three times the silence that would be fatal, spent away from the ring.
-            thread::sleep(3 * options.silence);
+            // Three times the silence that would be fatal, spent away from the ring: by then six of
+            // its peer's heartbeats have come back, and perhaps a header and a heartbeat forward.
+            let beats = 3 * options.silence.as_millis() / 250 + 2;
+            let away = ring.bytes_received() + (beats as usize * HEADER_BYTES) as u64;
+            while ring.bytes_received() < away {
+                assert_eq!(ring.health(), None);
+                thread::yield_now();
+            }
         }
         sum(&mut ring, 5_000_000).unwrap();
     });
@@ -271,7 +277,7 @@ fn a_frame_with_an_impossible_length_is_refused() {
     let (options, broken) = watched(LATE);
     against_raw_peer(options, |mut ring, mut to_us, _from_us| {
         let mut frame = [0; HEADER_BYTES];
-        Header::seal(&mut frame, 1, stamp());
+        seal(&mut frame, stamp());
         frame[36..40].copy_from_slice(&u32::MAX.to_le_bytes());
         to_us.write_all(&frame).unwrap();
         let error = broken.recv_timeout(LATE).unwrap();
@@ -293,7 +299,7 @@ fn a_frame_with_an_impossible_length_is_refused() {
 fn a_frame_shorter_than_the_plan_says_is_refused() {
     against_raw_peer(Options::default(), |mut ring, mut to_us, _from_us| {
         let mut frame = [0; HEADER_BYTES + 8];
-        Header::seal(&mut frame, 1, stamp());
+        seal(&mut frame, stamp());
         to_us.write_all(&frame).unwrap();
         let error = sum(&mut ring, 100).unwrap_err();
         assert_eq!(error.accused(), Some(1));
@@ -305,7 +311,7 @@ fn a_frame_shorter_than_the_plan_says_is_refused() {
 fn a_damaged_frame_never_enters_a_sum() {
     against_raw_peer(Options::default(), |mut ring, mut to_us, _from_us| {
         let mut frame = [0; HEADER_BYTES + 400];
-        Header::seal(&mut frame, 1, stamp());
+        seal(&mut frame, stamp());
         frame[HEADER_BYTES + 17] ^= 4;
         to_us.write_all(&frame).unwrap();
         let error = sum(&mut ring, 100).unwrap_err();

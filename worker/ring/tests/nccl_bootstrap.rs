@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{RawPeer, listen, membership, on_ring};
+use common::{RawPeer, listen, membership, on_ring, seal};
 use ringmaster_ring::frame::{HEADER_BYTES, Header, Stamp};
 use ringmaster_ring::nccl::bootstrap::{ID_BYTES, Id, Joiner, bootstrap, decline};
 use ringmaster_ring::nccl::supervise::Communicator;
@@ -324,7 +324,7 @@ fn a_rank_that_dies_while_joining_is_the_one_that_is_accused() {
             assert_eq!(vote, 1_i64.to_le_bytes());
             let mut answer = [0; HEADER_BYTES + 8];
             answer[HEADER_BYTES..].copy_from_slice(&1_i64.to_le_bytes());
-            Header::seal(&mut answer, 1, stamp);
+            seal(&mut answer, stamp);
             to_us.write_all(&answer).unwrap();
             // The id comes around, rank 0 begins to join, and this rank's process is killed.
             let (_, id) = next_frame(&mut from_us);

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use ringmaster_ring::frame::{HEADER_BYTES, Header, Stamp};
 use ringmaster_ring::handshake::{Acceptor, Credentials, Dialler, Progress};
 use ringmaster_ring::{Abort, Membership, Options, Ring, RingError, RingListener};
 
@@ -97,6 +98,12 @@ impl RawPeer {
             (dialled.join().unwrap(), accepted)
         })
     }
+}
+
+/// Fills in the header of a frame of generation 1 whose payload lies at `HEADER_BYTES..` already.
+pub(crate) fn seal(frame: &mut [u8], stamp: Stamp) {
+    let (head, payload) = frame.split_at_mut(HEADER_BYTES);
+    head.copy_from_slice(&Header::encode(1, stamp, payload));
 }
 
 pub(crate) fn credentials(generation: u64, from: usize, to: usize) -> Credentials {
