@@ -1,9 +1,8 @@
 //! The collectives' schedules over a [`Port`]: the plan decides, this file obeys it.
 
-use std::ops::Range;
-
 use crate::error::RingError;
 use crate::frame::{Kind, PAYLOAD_MAX, Stamp};
+use crate::plane::{Content, Target};
 use crate::ring::Tag;
 use crate::sum::Sum;
 use crate::topology::{Phase, Plan, Segment, ready, successor};
@@ -15,7 +14,7 @@ const WINDOW: usize = 4;
 
 /// Partial sums of at most this many bytes from all other ranks together are exchanged whole and
 /// added by everybody: half the hops of a ring, where bytes cost nothing and hops do.
-const SMALL: usize = 16 * 1024;
+pub(crate) const SMALL: usize = 16 * 1024;
 
 /// Sums `values` over all ranks; on return every rank holds the same bits.
 pub(crate) fn all_reduce<S: Sum>(
@@ -29,92 +28,75 @@ pub(crate) fn all_reduce<S: Sum>(
     }
     let plan = Plan::new(values.len(), world, rank, S::SEGMENT);
     let (mut sends, mut receives) = (plan.sends().peekable(), plan.receives().peekable());
-    let stamp = |segment: &Segment| tag.stamp(S::KIND, segment.hop, segment.index);
-    let links = port.links;
+    let stamp = |segment: &Segment| tag.stamp(S::KIND, segment.hop, segment.block);
     let (mut sent, mut received) = (0_usize, 0);
-    let mut sending: Option<Segment> = None;
     loop {
-        let mut moved = false;
-        if sending.is_none() {
-            let next = receives.peek();
-            sending = sends.next_if(|send| {
-                ready(send, next) && (next.is_none() || sent.saturating_sub(received) < WINDOW)
-            });
-            if let Some(send) = &sending {
-                let plane = &mut *port.plane;
-                encode(values, send.phase, send.range.clone(), &mut plane.encoded);
-                let payload = payload(values, send, &plane.encoded);
-                plane.outlet.begin(links.generation, stamp(send), payload);
-            }
-        }
-        if let Some(send) = &sending {
-            let plane = &mut *port.plane;
-            let payload = payload(values, send, &plane.encoded);
-            if plane.outlet.push(links, payload)? {
-                sending = None;
-                sent += 1;
-                moved = true;
+        let (mut moved, mut write) = (false, false);
+        let next = receives.peek();
+        let room = next.is_none() || sent.saturating_sub(received) < WINDOW;
+        if let Some(send) = sends.peek().filter(|send| room && ready(send, next)) {
+            if give(port, stamp(send), send, values)? {
+                (sent, moved) = (sent + 1, true);
+                sends.next();
+            } else {
+                write = true;
             }
         }
         if let Some(next) = receives.peek() {
             if take(port, stamp(next), next, values)? {
-                received += 1;
+                (received, moved) = (received + 1, true);
                 receives.next();
-                moved = true;
             }
-        } else if sending.is_none() && sends.peek().is_none() {
+        } else if sends.peek().is_none() {
             return Ok(());
         }
-        let wants = Wants {
-            read: receives.peek().is_some(),
-            write: sending.is_some(),
-        };
-        port.pause(moved, wants)?;
+        let read = receives.peek().is_some();
+        port.pause(moved, Wants { read, write })?;
     }
 }
 
-/// Writes what travels to the front of `scratch`, unless memory holds it as it is.
-fn encode<S: Sum>(values: &S, phase: Phase, range: Range<usize>, scratch: &mut [u8]) {
-    if values.memory(phase, range.clone()).is_none() {
-        let length = range.len() * S::bytes(phase);
-        values.encode(phase, range, &mut scratch[..length]);
-    }
+/// Goes on sending a segment; `true` once it is out.
+fn give<S: Sum>(
+    port: &mut Port<'_>,
+    stamp: Stamp,
+    segment: &Segment,
+    values: &S,
+) -> Result<bool, RingError> {
+    let (phase, range) = (segment.phase, &segment.range);
+    let encode = |wire: &mut [u8]| values.encode(phase, range.clone(), wire);
+    let content = match values.memory(phase, range.clone()) {
+        Some(memory) => Content::Memory(memory),
+        None => Content::Encode(range.len() * S::bytes(phase), &encode),
+    };
+    port.send(stamp, content)
 }
 
-/// What travels of a segment: memory itself, or what [`encode`] has made of it.
-fn payload<'a, S: Sum>(values: &'a S, segment: &Segment, encoded: &'a [u8]) -> &'a [u8] {
-    let (phase, range) = (segment.phase, segment.range.clone());
-    let length = range.len() * S::bytes(phase);
-    values.memory(phase, range).unwrap_or(&encoded[..length])
-}
-
-/// Reads what is here of the segment that comes next; `true` once it is part of `values`.
+/// Goes on receiving the segment that comes next; `true` once it is part of `values`.
 fn take<S: Sum>(
     port: &mut Port<'_>,
     stamp: Stamp,
     next: &Segment,
     values: &mut S,
 ) -> Result<bool, RingError> {
-    let (links, plane) = (port.links, &mut *port.plane);
-    let range = next.range.clone();
-    let length = range.len() * S::bytes(next.phase);
-    if next.phase == Phase::AllGather
+    let (phase, range) = (next.phase, &next.range);
+    if phase == Phase::AllGather
         && let Some(memory) = values.totals(range.clone())
     {
-        return plane.inlet.pull(links, &links.incoming, stamp, memory);
+        return port.receive(stamp, Target::Memory(memory));
     }
-    let arrived = &mut plane.arrived[..length];
-    if !plane.inlet.pull(links, &links.incoming, stamp, arrived)? {
-        return Ok(false);
-    }
-    match next.phase {
-        Phase::ReduceScatter => values.add(range.clone(), arrived),
-        Phase::AllGather => values.store(range.clone(), arrived),
-    }
-    if next.completes {
-        values.complete(range);
-    }
-    Ok(true)
+    let mut read = |arrived: &[u8]| {
+        match phase {
+            Phase::ReduceScatter => values.add(range.clone(), arrived),
+            Phase::AllGather => values.store(range.clone(), arrived),
+        }
+        if next.completes {
+            values.complete(range.clone());
+        }
+    };
+    port.receive(
+        stamp,
+        Target::Read(range.len() * S::bytes(phase), &mut read),
+    )
 }
 
 /// The all-reduce of a few bytes: every rank gets everybody's and adds them in rank order.
@@ -126,7 +108,7 @@ fn exchange_and_add<S: Sum>(
 ) -> Result<(), RingError> {
     let (rank, world) = place;
     let length = values.len() * S::REDUCE_BYTES;
-    let mut blocks = std::mem::take(&mut port.plane.encoded);
+    let mut blocks = std::mem::take(&mut port.plane.blocks);
     let mine = rank * length..(rank + 1) * length;
     match values.memory(Phase::ReduceScatter, 0..values.len()) {
         Some(memory) => blocks[mine].copy_from_slice(memory),
@@ -143,7 +125,7 @@ fn exchange_and_add<S: Sum>(
         }
         values.complete(0..values.len());
     }
-    port.plane.encoded = blocks;
+    port.plane.blocks = blocks;
     gathered
 }
 

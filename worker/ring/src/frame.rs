@@ -20,12 +20,12 @@
 //! [`Header::decode`] judges a header before a byte of its payload is read, and a receiver only
 //! ever reads into memory that it holds already.
 //!
-//! Versions: 1, the first; 2, sums of a few bytes are exchanged whole.
+//! Versions: 1, the first; 2, sums of a few bytes are exchanged whole; 3, long sums move in blocks.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
 /// The version this build speaks. A peer of another version is refused.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 44;
@@ -134,6 +134,17 @@ pub enum FrameError {
         /// What the frame announces.
         found: u32,
     },
+    /// The frame belongs to another part of the run than the receiver has come to.
+    #[error(
+        "expected {} bytes of {:?}, received {} of {:?}",
+        .expected.0, .expected.1, .found.0, .found.1
+    )]
+    Other {
+        /// The receiver's next frame: bytes and stamp.
+        expected: (usize, Stamp),
+        /// The same of the frame that came.
+        found: (u32, Stamp),
+    },
     /// The bytes were damaged on the way.
     #[error("a frame of {0} bytes fails its checksum")]
     Checksum(u32),
@@ -142,7 +153,17 @@ pub enum FrameError {
 impl Header {
     /// The header of a frame of `generation` that carries `payload`, at most [`PAYLOAD_MAX`] bytes.
     pub fn encode(generation: u64, stamp: Stamp, payload: &[u8]) -> [u8; HEADER_BYTES] {
-        debug_assert!(payload.len() <= PAYLOAD_MAX);
+        Self::seal(generation, stamp, payload.len(), payload)
+    }
+
+    /// The same for a payload of `length` bytes that cannot be damaged on its way, because it stays
+    /// in this host's memory: the checksum is that of the header alone.
+    pub fn encode_local(generation: u64, stamp: Stamp, length: usize) -> [u8; HEADER_BYTES] {
+        Self::seal(generation, stamp, length, &[])
+    }
+
+    fn seal(generation: u64, stamp: Stamp, length: usize, summed: &[u8]) -> [u8; HEADER_BYTES] {
+        debug_assert!(length <= PAYLOAD_MAX);
         let mut head = [0; HEADER_BYTES];
         head[0..4].copy_from_slice(&MAGIC);
         head[4..8].copy_from_slice(&[VERSION, stamp.kind as u8, 0, 0]);
@@ -151,8 +172,8 @@ impl Header {
         head[24..28].copy_from_slice(&stamp.bucket.to_le_bytes());
         head[28..32].copy_from_slice(&stamp.hop.to_le_bytes());
         head[32..36].copy_from_slice(&stamp.segment.to_le_bytes());
-        head[36..40].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-        let checksum = checksum(&head[..CHECKED], payload);
+        head[36..40].copy_from_slice(&(length as u32).to_le_bytes());
+        let checksum = checksum(&head[..CHECKED], summed);
         head[CHECKED..].copy_from_slice(&checksum.to_le_bytes());
         head
     }
@@ -205,6 +226,17 @@ impl Header {
             stamp,
             length,
             checksum: u32::from_le_bytes(bytes(head, CHECKED)),
+        })
+    }
+
+    /// Refuses a frame that is not the one its receiver has come to.
+    pub fn expect(&self, stamp: Stamp, length: usize) -> Result<(), FrameError> {
+        if self.stamp == stamp && self.length as usize == length {
+            return Ok(());
+        }
+        Err(FrameError::Other {
+            expected: (length, stamp),
+            found: (self.length, self.stamp),
         })
     }
 

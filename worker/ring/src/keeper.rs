@@ -20,7 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::RingError;
 use crate::link::{HEARTBEAT, Links};
-use crate::plane::Inlet;
+use crate::tcp::Inlet;
 
 /// Runs until the ring is broken, or is left and the successor has read everything.
 pub(crate) fn keep(links: &Links) {
@@ -71,10 +71,15 @@ impl Keeper<'_> {
             return Ok(());
         }
         if let Some(mut plane) = links.idle_plane() {
-            plane.inlet.listen(links, &links.incoming)?;
-            match plane.inlet.holds_data() {
-                true => plane.inlet.listen_again(),
-                false => plane.inlet.judge(&links.incoming)?,
+            // Data stays where it is, and what came after it waits with it.
+            let held = plane.receiver.holds_data();
+            let control = plane.receiver.control();
+            if !held {
+                control.listen(links, &links.incoming)?;
+            }
+            match held || control.holds_data() {
+                true => control.listen_again(),
+                false => control.judge(&links.incoming)?,
             }
             plane.beat(links);
         }

@@ -40,6 +40,7 @@ mod link;
 mod plane;
 mod ring;
 mod sum;
+mod tcp;
 mod vector;
 mod wire;
 

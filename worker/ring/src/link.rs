@@ -136,6 +136,7 @@ impl Links {
     pub(crate) fn new(
         generation: u64,
         (outgoing, incoming): (Link, Link),
+        plane: Plane,
         patience: (Duration, Duration),
         on_broken: Option<OnBroken>,
     ) -> Result<Self, RingError> {
@@ -151,7 +152,7 @@ impl Links {
             received: AtomicU64::new(0),
             wake,
             on_broken,
-            plane: Mutex::new(Plane::new(patience)),
+            plane: Mutex::new(plane),
             back: Mutex::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -236,7 +237,7 @@ impl Links {
                 plane => break plane,
             }
         };
-        if plane.is_some_and(|plane| plane.outlet.is_idle()) {
+        if plane.is_some_and(|plane| plane.sender.is_between_frames()) {
             self.outgoing.control(farewell);
         }
     }

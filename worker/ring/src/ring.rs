@@ -11,7 +11,9 @@ use crate::error::RingError;
 use crate::form::{Membership, RingListener, connect};
 use crate::frame::{Kind, Stamp};
 use crate::link::{HEARTBEAT, Link, Links, OnBroken};
+use crate::plane::Plane;
 use crate::sum::{Bf16, Exact, F32, I64, Sum};
+use crate::tcp::{Inlet, TcpReceiver, TcpSender};
 use crate::topology::{predecessor, successor};
 use crate::wire::{Port, Wire};
 
@@ -132,13 +134,19 @@ impl Ring {
             });
         }
         let (outgoing, incoming) = connect(listener, &membership, options.connect, abort)?;
+        let patience = (options.silence, options.connect);
+        let plane = Plane::new(
+            Box::new(TcpSender::new()),
+            Box::new(TcpReceiver::new(Inlet::new(patience))),
+        );
         let links = Arc::new(Links::new(
             membership.generation,
             (
                 Link::new(successor(rank, world), outgoing)?,
                 Link::new(predecessor(rank, world), incoming)?,
             ),
-            (options.silence, options.connect),
+            plane,
+            patience,
             options.on_broken,
         )?);
         abort.watch(&links);

@@ -12,7 +12,14 @@
 //!                  gets chunk   2   1 | 0   2        owns chunk 1
 //! ```
 //!
-//! Chunks move in segments, and a segment is passed on as soon as it was added: the hops overlap.
+//! A long buffer is cut into blocks first, of one segment for each rank, and every block is reduced
+//! like that. The blocks move in a wavefront: hop 0 of a block goes out beside hop 1 of the block
+//! before it, and so on. So the hops overlap, and what is passed on is still in a core's cache:
+//!
+//! ```text
+//! tick:          0      1           2           3
+//! W = 2 sends    b0 h0  b1 h0 b0 h1 b2 h0 b1 h1 b2 h1
+//! ```
 
 use std::ops::Range;
 
@@ -49,14 +56,21 @@ pub enum Phase {
 pub struct Segment {
     /// The hop, from 0 to 2(W-1) - 1.
     pub hop: usize,
-    /// The position of this segment in its chunk.
-    pub index: usize,
-    /// The elements it covers in the whole buffer.
+    /// The block it belongs to.
+    pub block: usize,
+    /// The elements it covers in the whole buffer, at least one.
     pub range: Range<usize>,
     /// What the receiver does with it.
     pub phase: Phase,
     /// Whether the receiver now owns the total of these elements.
     pub completes: bool,
+}
+
+impl Segment {
+    /// Its place in the order of all segments of a rank.
+    fn place(&self) -> (usize, usize) {
+        (self.block + self.hop, self.hop)
+    }
 }
 
 /// The all-reduce of one buffer as one rank sees it.
@@ -90,29 +104,35 @@ impl Plan {
         self.walk(1)
     }
 
-    /// The segments of chunk `rank - hop - behind` for each hop.
+    /// The segments of chunk `rank - hop - behind` of each block, tick by tick.
     fn walk(self, behind: usize) -> impl Iterator<Item = Segment> {
-        let (world, hops) = (self.world, 2 * (self.world - 1));
-        (0..hops).flat_map(move |hop| {
-            // At most 2(W-1) is subtracted from a number that is 2W larger.
-            let index = (self.rank + 2 * world - hop - behind) % world;
-            let chunk = chunk(self.len, world, index);
-            chunk
-                .clone()
-                .step_by(self.segment)
-                .enumerate()
-                .map(move |(index, start)| Segment {
-                    hop,
-                    index,
-                    range: start..(start + self.segment).min(chunk.end),
-                    phase: if hop < world - 1 {
-                        Phase::ReduceScatter
-                    } else {
-                        Phase::AllGather
-                    },
-                    completes: hop + 2 == world,
-                })
+        let hops = 2 * (self.world - 1);
+        let blocks = self.len.div_ceil(self.world * self.segment);
+        (0..(blocks + hops).saturating_sub(1)).flat_map(move |tick| {
+            let first = (tick + 1).saturating_sub(blocks);
+            let segments =
+                (first..hops.min(tick + 1)).map(move |hop| self.segment(tick - hop, hop, behind));
+            segments.filter(|segment| !segment.range.is_empty())
         })
+    }
+
+    fn segment(&self, block: usize, hop: usize, behind: usize) -> Segment {
+        let world = self.world;
+        let start = block * world * self.segment;
+        let len = (self.len - start).min(world * self.segment);
+        // At most 2(W-1) is subtracted from a number that is 2W larger.
+        let chunk = chunk(len, world, (self.rank + 2 * world - hop - behind) % world);
+        Segment {
+            hop,
+            block,
+            range: start + chunk.start..start + chunk.end,
+            phase: if hop < world - 1 {
+                Phase::ReduceScatter
+            } else {
+                Phase::AllGather
+            },
+            completes: hop + 2 == world,
+        }
     }
 }
 
@@ -122,7 +142,7 @@ impl Plan {
 pub fn ready(send: &Segment, next: Option<&Segment>) -> bool {
     match (send.hop.checked_sub(1), next) {
         (None, _) | (_, None) => true,
-        (Some(needed), Some(next)) => (needed, send.index) < (next.hop, next.index),
+        (Some(needed), Some(next)) => (send.block + needed, needed) < next.place(),
     }
 }
 

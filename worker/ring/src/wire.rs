@@ -1,6 +1,6 @@
 //! The trainer's end of the links: it moves the frames of a collective itself.
 //!
-//! No thread stands between a collective and its sockets, so a frame costs no hand-over and no copy
+//! No thread stands between a collective and its links, so a frame costs no hand-over and no copy
 //! of its own: what arrives is added as soon as it is there, and what was added is sent on.
 
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ use crate::error::RingError;
 use crate::frame::Stamp;
 use crate::keeper::keep;
 use crate::link::{HEARTBEAT, Links};
-use crate::plane::Plane;
+use crate::plane::{Content, Plane, Target};
 
 /// How long a collective stays awake without progress: a small one is over within this. Its core
 /// is offered to others all the while.
@@ -94,28 +94,31 @@ pub(crate) struct Port<'a> {
 }
 
 impl Port<'_> {
-    /// Sends one frame and receives another, as both sockets allow; either may be missing.
+    /// Goes on sending one frame; `true` once it is out of this rank's hands.
+    pub(crate) fn send(&mut self, stamp: Stamp, content: Content<'_>) -> Result<bool, RingError> {
+        self.plane.sender.send(self.links, stamp, content)
+    }
+
+    /// Goes on receiving one frame; `true` once the target has had it.
+    pub(crate) fn receive(&mut self, stamp: Stamp, target: Target<'_>) -> Result<bool, RingError> {
+        self.plane.receiver.receive(self.links, stamp, target)
+    }
+
+    /// Sends one frame and receives another, as both links allow; either may be missing.
     pub(crate) fn exchange(
         &mut self,
         mut send: Option<(Stamp, &[u8])>,
         mut receive: Option<(Stamp, &mut [u8])>,
     ) -> Result<(), RingError> {
-        let links = self.links;
-        if let Some((stamp, payload)) = send {
-            self.plane.outlet.begin(links.generation, stamp, payload);
-        }
         loop {
             let mut moved = false;
-            if let Some((_, payload)) = send
-                && self.plane.outlet.push(links, payload)?
+            if let Some((stamp, payload)) = send
+                && self.send(stamp, Content::Memory(payload))?
             {
                 (send, moved) = (None, true);
             }
             if let Some((stamp, into)) = &mut receive
-                && self
-                    .plane
-                    .inlet
-                    .pull(links, &links.incoming, *stamp, into)?
+                && self.receive(*stamp, Target::Memory(into))?
             {
                 (receive, moved) = (None, true);
             }
@@ -127,8 +130,7 @@ impl Port<'_> {
         }
     }
 
-    /// Between two attempts: at once after progress, else when a socket may allow more. Who wants
-    /// to read has just read all that was here.
+    /// Between two attempts: at once after progress, else when a link may allow more.
     pub(crate) fn pause(&mut self, moved: bool, wants: Wants) -> Result<(), RingError> {
         self.links.check()?;
         self.plane.beat(self.links);
@@ -141,25 +143,39 @@ impl Port<'_> {
             thread::yield_now();
             return Ok(());
         }
-        // Before the wait: after it there may be bytes that a rank which was itself stopped has
-        // not read yet, and its peer is not to blame.
         if wants.read {
-            self.plane.inlet.judge(&self.links.incoming)?;
+            // Read first: a rank that was itself stopped must not blame a peer that spoke.
+            let (links, control) = (self.links, self.plane.receiver.control());
+            control.listen(links, &links.incoming)?;
+            if control.has_departed() {
+                return Ok(());
+            }
+            control.judge(&links.incoming)?;
         }
         self.wait(wants)
     }
 
     fn wait(&self, wants: Wants) -> Result<(), RingError> {
-        let mut watched = Vec::with_capacity(3);
-        watched.push(PollFd::new(self.links.wake.as_fd(), PollFlags::POLLIN));
+        let links = self.links;
+        let mut watched = Vec::with_capacity(4);
+        watched.push((links.wake.as_fd(), PollFlags::POLLIN));
         if wants.read {
-            let stream = self.links.incoming.stream.as_fd();
-            watched.push(PollFd::new(stream, PollFlags::POLLIN));
+            watched.push((links.incoming.stream.as_fd(), PollFlags::POLLIN));
+            match self.plane.receiver.watch(links) {
+                Some(data) => watched.push(data),
+                None => return Ok(()),
+            }
         }
         if wants.write {
-            let stream = self.links.outgoing.stream.as_fd();
-            watched.push(PollFd::new(stream, PollFlags::POLLOUT));
+            match self.plane.sender.watch(links) {
+                Some(room) => watched.push(room),
+                None => return Ok(()),
+            }
         }
+        let mut watched: Vec<PollFd<'_>> = watched
+            .into_iter()
+            .map(|(fd, events)| PollFd::new(fd, events))
+            .collect();
         let timeout = PollTimeout::try_from(HEARTBEAT).unwrap_or(PollTimeout::ZERO);
         match poll(&mut watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),

@@ -1,75 +1,66 @@
-//! Frames in and out of sockets that never block: the two ends of a rank's forward direction.
+//! Frames over a link's socket, which never blocks.
 //!
 //! Payloads are written from the memory that holds them and read into the memory that wants them.
-//! Nothing here waits; a call goes as far as the sockets allow and says whether that was enough.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::poll::PollFlags;
+
 use crate::error::RingError;
 use crate::frame::{FrameError, HEADER_BYTES, Header, Kind, PAYLOAD_MAX, Stamp};
-use crate::link::{HEARTBEAT, Link, Links};
+use crate::link::{Link, Links};
+use crate::plane::{Content, Receiving, Sending, Target, Watched};
 
-/// What one thread at a time needs to move frames forward.
-pub(crate) struct Plane {
-    pub(crate) inlet: Inlet,
-    pub(crate) outlet: Outlet,
-    /// For payloads that are added to something, or converted.
-    pub(crate) arrived: Box<[u8]>,
-    /// For payloads that memory does not hold as they travel.
-    pub(crate) encoded: Box<[u8]>,
-    beat: Instant,
+fn buffer() -> Box<[u8]> {
+    vec![0; PAYLOAD_MAX].into_boxed_slice()
 }
 
-impl Plane {
-    pub(crate) fn new(patience: (Duration, Duration)) -> Self {
-        let buffer = || vec![0; PAYLOAD_MAX].into_boxed_slice();
-        Self {
-            inlet: Inlet::new(patience),
-            outlet: Outlet::default(),
-            arrived: buffer(),
-            encoded: buffer(),
-            beat: Instant::now(),
-        }
-    }
-
-    /// Tells the successor that this rank lives, if that is due and no frame is under way.
-    pub(crate) fn beat(&mut self, links: &Links) {
-        if self.outlet.is_idle() && self.beat.elapsed() >= HEARTBEAT {
-            self.beat = Instant::now();
-            let written = links.outgoing.control(&links.heartbeat);
-            links.sent.fetch_add(written as u64, Ordering::Relaxed);
-        }
-    }
-}
-
-/// The frame that is on its way out.
-#[derive(Default)]
-pub(crate) struct Outlet {
+/// Data to the successor over the link's socket.
+pub(crate) struct TcpSender {
+    /// The header of the frame that is on its way out.
     head: Option<[u8; HEADER_BYTES]>,
     written: usize,
+    /// For payloads that memory does not hold as they travel.
+    encoded: Box<[u8]>,
 }
 
-impl Outlet {
-    pub(crate) fn is_idle(&self) -> bool {
-        self.head.is_none()
+impl TcpSender {
+    pub(crate) fn new() -> Self {
+        Self {
+            head: None,
+            written: 0,
+            encoded: buffer(),
+        }
+    }
+}
+
+impl Sending for TcpSender {
+    fn name(&self) -> &'static str {
+        "tcp"
     }
 
-    /// Begins a frame; nothing is written yet.
-    pub(crate) fn begin(&mut self, generation: u64, stamp: Stamp, payload: &[u8]) {
-        debug_assert!(self.is_idle());
-        self.head = Some(Header::encode(generation, stamp, payload));
-        self.written = 0;
-    }
-
-    /// Writes what the socket takes of the frame that was begun with this `payload`; `true` once
-    /// all of it is written.
-    pub(crate) fn push(&mut self, links: &Links, payload: &[u8]) -> Result<bool, RingError> {
-        let Some(head) = &self.head else {
-            return Ok(true);
+    fn send(
+        &mut self,
+        links: &Links,
+        stamp: Stamp,
+        content: Content<'_>,
+    ) -> Result<bool, RingError> {
+        let payload = match content {
+            Content::Memory(memory) => memory,
+            Content::Encode(length, write) => {
+                let encoded = &mut self.encoded[..length];
+                if self.head.is_none() {
+                    write(encoded);
+                }
+                encoded
+            }
         };
+        let begin = || Header::encode(links.generation, stamp, payload);
+        let head = self.head.get_or_insert_with(begin);
         while self.written < HEADER_BYTES + payload.len() {
             let body = self.written.saturating_sub(HEADER_BYTES);
             let head = &head[self.written.min(HEADER_BYTES)..];
@@ -86,8 +77,65 @@ impl Outlet {
                 },
             }
         }
-        self.head = None;
+        (self.head, self.written) = (None, 0);
         Ok(true)
+    }
+
+    fn is_between_frames(&self) -> bool {
+        self.head.is_none()
+    }
+
+    fn watch<'a>(&'a self, links: &'a Links) -> Option<Watched<'a>> {
+        Some((links.outgoing.stream.as_fd(), PollFlags::POLLOUT))
+    }
+}
+
+/// Data from the predecessor over the link's socket.
+pub(crate) struct TcpReceiver {
+    inlet: Inlet,
+    /// For payloads that are added to something, or converted.
+    arrived: Box<[u8]>,
+}
+
+impl TcpReceiver {
+    pub(crate) fn new(inlet: Inlet) -> Self {
+        Self {
+            inlet,
+            arrived: buffer(),
+        }
+    }
+}
+
+impl Receiving for TcpReceiver {
+    fn control(&mut self) -> &mut Inlet {
+        &mut self.inlet
+    }
+
+    fn holds_data(&self) -> bool {
+        self.inlet.holds_data()
+    }
+
+    fn receive(
+        &mut self,
+        links: &Links,
+        stamp: Stamp,
+        target: Target<'_>,
+    ) -> Result<bool, RingError> {
+        match target {
+            Target::Memory(memory) => self.inlet.pull(links, &links.incoming, stamp, memory),
+            Target::Read(length, read) => {
+                let arrived = &mut self.arrived[..length];
+                let complete = self.inlet.pull(links, &links.incoming, stamp, arrived)?;
+                if complete {
+                    read(arrived);
+                }
+                Ok(complete)
+            }
+        }
+    }
+
+    fn watch<'a>(&'a self, links: &'a Links) -> Option<Watched<'a>> {
+        Some((links.incoming.stream.as_fd(), PollFlags::POLLIN))
     }
 }
 
@@ -178,19 +226,11 @@ impl Inlet {
     ) -> Result<bool, RingError> {
         self.listen(links, link)?;
         let Some(header) = self.frame else {
-            let left = RingError::Left { rank: link.peer };
-            return if self.departed { Err(left) } else { Ok(false) };
+            return self.nothing_yet(link);
         };
-        if header.stamp != stamp || header.length as usize != into.len() {
-            let reason = format!(
-                "expected {} bytes of {stamp:?}, received {} of {:?}",
-                into.len(),
-                header.length,
-                header.stamp
-            );
-            let rank = link.peer;
-            return Err(RingError::Protocol { rank, reason });
-        }
+        header
+            .expect(stamp, into.len())
+            .map_err(|error| broken(link, &error))?;
         while self.taken < into.len() {
             match self.read(links, link, &mut into[self.taken..])? {
                 0 => return Ok(false),
@@ -202,6 +242,12 @@ impl Inlet {
             .verify(&self.head, into)
             .map_err(|error| broken(link, &error))?;
         Ok(true)
+    }
+
+    /// What it means that nothing is here: not yet, or never again.
+    pub(crate) fn nothing_yet(&self, link: &Link) -> Result<bool, RingError> {
+        let left = RingError::Left { rank: link.peer };
+        if self.departed { Err(left) } else { Ok(false) }
     }
 
     /// The next header, if all of it is here.
@@ -259,7 +305,8 @@ impl Inlet {
     }
 }
 
-fn broken(link: &Link, error: &FrameError) -> RingError {
+/// The error of a peer whose bytes are not what they should be.
+pub(crate) fn broken(link: &Link, error: &FrameError) -> RingError {
     RingError::Protocol {
         rank: link.peer,
         reason: error.to_string(),
