@@ -32,11 +32,13 @@ pub(crate) struct Series {
 }
 
 /// Colours that stay apart for colour-blind eyes (Okabe & Ito), with a dash pattern each for print.
-const STYLES: [(&str, &str); 4] = [
+const STYLES: [(&str, &str); 6] = [
     ("#0072b2", ""),
     ("#d55e00", "7 3"),
     ("#009e73", "2 3"),
     ("#cc79a7", "9 3 2 3"),
+    ("#56b4e9", "1 2"),
+    ("#e69f00", "12 3"),
 ];
 
 /// Sizes in pixels: of a panel with its labels, and of the axes within it.

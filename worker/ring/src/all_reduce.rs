@@ -84,14 +84,10 @@ fn take<S: Sum>(
     {
         return port.receive(stamp, Target::Memory(memory));
     }
-    let mut read = |arrived: &[u8]| {
-        match phase {
-            Phase::ReduceScatter => values.add(range.clone(), arrived),
-            Phase::AllGather => values.store(range.clone(), arrived),
-        }
-        if next.completes {
-            values.complete(range.clone());
-        }
+    let mut read = |arrived: &[u8]| match phase {
+        Phase::ReduceScatter if next.completes => values.add_last(range.clone(), arrived),
+        Phase::ReduceScatter => values.add(range.clone(), arrived),
+        Phase::AllGather => values.store(range.clone(), arrived),
     };
     port.receive(
         stamp,

@@ -16,9 +16,11 @@ pub enum Reduction {
     F32,
     /// [`Ring::all_reduce_bf16`]
     Bf16,
-    /// No sum at all, but a ceiling for `F32`: its bytes through the same sockets, with its
-    /// additions and checksums, in frames that wait for no other rank's sums.
+    /// No sum at all, but a ceiling for `F32`: its bytes over the same links, with its additions
+    /// and checksums, in frames that wait for no other rank's sums.
     Pump,
+    /// No communication at all: every rank copies as many bytes as its link would carry.
+    Memcpy,
 }
 
 /// One line of the benchmark.
@@ -51,11 +53,11 @@ pub fn run_case(ring: &mut Ring, case: Case) -> Result<Vec<f64>, RingError> {
     let mut values: Vec<f32> = (0..case.elements()).map(|i| (i % 1024) as f32).collect();
     let mut sums = match case.reduction {
         Reduction::Exact => vec![1_i64; case.elements()],
-        Reduction::F32 | Reduction::Bf16 | Reduction::Pump => Vec::new(),
+        _ => Vec::new(),
     };
     let source = match case.reduction {
-        Reduction::Pump => values.clone(),
-        Reduction::Exact | Reduction::F32 | Reduction::Bf16 => Vec::new(),
+        Reduction::Pump | Reduction::Memcpy => values.clone(),
+        _ => Vec::new(),
     };
     let mut seconds = Vec::with_capacity(case.repeats);
     for repeat in 0..=case.repeats {
@@ -68,6 +70,7 @@ pub fn run_case(ring: &mut Ring, case: Case) -> Result<Vec<f64>, RingError> {
             Reduction::F32 => ring.all_reduce_f32(tag, &mut values)?,
             Reduction::Bf16 => ring.all_reduce_bf16(tag, &mut values)?,
             Reduction::Pump => pump(ring, tag, &source, &mut values)?,
+            Reduction::Memcpy => copy(ring.world(), &source, &mut values),
         }
         if repeat > 0 {
             seconds.push(start.elapsed().as_secs_f64());
@@ -97,6 +100,16 @@ fn pump(ring: &mut Ring, tag: Tag, source: &[f32], values: &mut [f32]) -> Result
         }
         Ok(())
     })
+}
+
+/// Copies as many bytes as a link carries for an all-reduce of `values`.
+fn copy(world: usize, source: &[f32], values: &mut [f32]) {
+    let elements = 2 * (world - 1) * values.len() / world;
+    for start in (0..elements).step_by(values.len().max(1)) {
+        let length = (elements - start).min(values.len());
+        // The optimizer does not see that nobody reads this.
+        std::hint::black_box(&mut *values)[..length].copy_from_slice(&source[..length]);
+    }
 }
 
 /// The longest time any rank measured for each repeat; all ranks call it and get the same.

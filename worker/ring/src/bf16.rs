@@ -30,9 +30,15 @@ pub fn decode(wire: &[u8], values: &mut [f32], apply: impl Fn(&mut f32, f32)) {
 pub fn round(values: &mut [f32]) {
     vectorised(|| {
         for value in values {
-            *value = widen(upper(*value));
+            *value = rounded(*value);
         }
     });
+}
+
+/// What the wire can carry of a value.
+#[inline(always)]
+pub fn rounded(value: f32) -> f32 {
+    widen(upper(value))
 }
 
 /// The upper half, rounded. Without a branch, so that loops over it become vector code; a NaN stays

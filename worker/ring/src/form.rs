@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -17,6 +18,8 @@ use socket2::{Domain, Socket, Type};
 use crate::abort::Abort;
 use crate::error::RingError;
 use crate::handshake::{Acceptor, Credentials, Dialler, HandshakeError, Progress};
+use crate::hatch::Hatch;
+use crate::shared::Memory;
 use crate::topology::{predecessor, successor};
 
 /// How long a connection that was accepted may take for its handshake.
@@ -36,6 +39,8 @@ const RETRY: Duration = Duration::from_millis(50);
 pub struct RingListener {
     listener: TcpListener,
     address: SocketAddr,
+    /// Where ranks of this host leave memory; `None` if this system does not allow it.
+    hatch: Option<Arc<Hatch>>,
 }
 
 impl RingListener {
@@ -45,7 +50,15 @@ impl RingListener {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
-            Ok(Self { listener, address })
+            let hatch = Hatch::open()
+                .inspect_err(|reason| tracing::warn!(%reason, "ranks of this host cannot share memory with this one: using TCP"))
+                .ok()
+                .map(Arc::new);
+            Ok(Self {
+                listener,
+                address,
+                hatch,
+            })
         };
         bind().map_err(|error: io::Error| RingError::io(format!("bind {address}"), error))
     }
@@ -99,17 +112,27 @@ impl Membership {
     }
 }
 
+/// A proven connection to a neighbour; its stream does not block.
+pub(crate) struct Connection {
+    pub(crate) stream: TcpStream,
+    /// Carries the data, if both ends are on one host.
+    pub(crate) memory: Option<Memory>,
+}
+
 /// Connects to the successor and accepts the predecessor: `(outgoing, incoming)`.
 ///
-/// The world has at least two ranks. The streams come back non-blocking.
+/// The world has at least two ranks. Data between ranks of one host goes through shared memory if
+/// `near` allows.
 pub(crate) fn connect(
     listener: &RingListener,
     membership: &Membership,
+    near: bool,
     patience: Duration,
     abort: &Abort,
-) -> Result<(TcpStream, TcpStream), RingError> {
-    let mut dial = Dial::new(membership);
-    let mut door = Door::new(&listener.listener, membership);
+) -> Result<(Connection, Connection), RingError> {
+    let mut dial = Dial::new(membership, near);
+    let hatch = listener.hatch.clone().filter(|_| near);
+    let mut door = Door::new(&listener.listener, hatch, membership);
     let started = Instant::now();
     loop {
         abort.check()?;
@@ -169,23 +192,25 @@ enum DialState {
     Pause(Instant),
     Connecting(TcpStream),
     Shaking(TcpStream, Box<Dialler>),
-    Done(TcpStream),
+    Done(Connection),
 }
 
 /// The way to the successor.
 struct Dial<'a> {
     address: &'a SocketAddr,
     credentials: Credentials,
+    near: bool,
     state: DialState,
     last: Option<HandshakeError>,
 }
 
 impl<'a> Dial<'a> {
-    fn new(membership: &'a Membership) -> Self {
+    fn new(membership: &'a Membership, near: bool) -> Self {
         let to = successor(membership.rank, membership.world());
         Self {
             address: &membership.addrs[to],
             credentials: membership.credentials(membership.rank, to),
+            near,
             state: DialState::Pause(Instant::now()),
             last: None,
         }
@@ -208,13 +233,20 @@ impl<'a> Dial<'a> {
             DialState::Connecting(mut stream) => match connected(&stream)? {
                 false => Ok(DialState::Connecting(stream)),
                 true => {
-                    let dialler = Dialler::open(self.credentials.clone(), &mut stream)?;
+                    let open = match self.near {
+                        true => Dialler::open_near,
+                        false => Dialler::open,
+                    };
+                    let dialler = open(self.credentials.clone(), &mut stream)?;
                     Ok(DialState::Shaking(stream, Box::new(dialler)))
                 }
             },
             DialState::Shaking(mut stream, mut dialler) => match dialler.advance(&mut stream)? {
                 Progress::Waiting => Ok(DialState::Shaking(stream, dialler)),
-                Progress::Done => Ok(DialState::Done(stream)),
+                Progress::Done => Ok(DialState::Done(Connection {
+                    stream,
+                    memory: dialler.into_memory(),
+                })),
             },
             DialState::Pause(_) | DialState::Done(_) => Ok(state),
         }
@@ -261,17 +293,19 @@ struct Guest {
 /// The way from the predecessor.
 struct Door<'a> {
     listener: &'a TcpListener,
+    hatch: Option<Arc<Hatch>>,
     credentials: Credentials,
     pending: Vec<Guest>,
-    accepted: Option<TcpStream>,
+    accepted: Option<Connection>,
 }
 
 impl<'a> Door<'a> {
-    fn new(listener: &'a TcpListener, membership: &Membership) -> Self {
+    fn new(listener: &'a TcpListener, hatch: Option<Arc<Hatch>>, membership: &Membership) -> Self {
         let from = predecessor(membership.rank, membership.world());
         let credentials = membership.credentials(from, membership.rank);
         Self {
             listener,
+            hatch,
             credentials,
             pending: Vec::new(),
             accepted: None,
@@ -297,7 +331,11 @@ impl<'a> Door<'a> {
                 Ok(Progress::Waiting) if Instant::now() < guest.until => index += 1,
                 Ok(Progress::Waiting) => drop(self.pending.swap_remove(index)),
                 Ok(Progress::Done) => {
-                    self.accepted = Some(self.pending.swap_remove(index).stream);
+                    let guest = self.pending.swap_remove(index);
+                    self.accepted = Some(Connection {
+                        stream: guest.stream,
+                        memory: guest.acceptor.into_memory(),
+                    });
                     self.pending.clear();
                 }
                 Err(reason) => {
@@ -312,7 +350,7 @@ impl<'a> Door<'a> {
 
     fn admit(&mut self, stream: TcpStream) {
         if stream.set_nonblocking(true).is_ok() {
-            let acceptor = Acceptor::new(self.credentials.clone());
+            let acceptor = Acceptor::near(self.credentials.clone(), self.hatch.clone());
             self.pending.push(Guest {
                 stream,
                 acceptor,

@@ -2,39 +2,51 @@
 //!
 //! ```text
 //! dialler (predecessor)                        acceptor (successor)
-//!   Hello    magic "RMRH", version 1, 3 x 0,
+//!   Hello    magic "RMRH", version 2, 3 x 0,
 //!            generation u64, from u32, to u32,
-//!            nonce [32]                 ---->
-//!                                       <----  Reply    status u8; if 1: nonce [32], proof [32]
-//!   Proof    proof [32]                 ---->
+//!            host [16], nonce [32]      ---->
+//!                                       <----  Reply    status u8; if 1: door [16],
+//!                                                       nonce [32], proof [32]
+//!   (leaves shared memory behind the door)
+//!   Proof    memory u8, proof [32]      ---->
 //!                                       <----  Verdict  status u8
 //! ```
 //!
-//! A proof is the blake3 hash, keyed with the secret, of the role, run, generation, both ranks and
-//! both nonces: it fits one connection, one direction and one membership. A status other than 1 is
-//! a refusal and ends the connection. The acceptor answers a Hello of another generation or from
-//! another rank than its predecessor without computing anything. All messages have fixed sizes, so
-//! nothing is allocated from the wire and no byte beyond the handshake is read.
+//! A proof is the blake3 hash, keyed with the secret, of the role, run, generation, both ranks, both
+//! nonces and what else was said: it fits one connection, one direction and one membership. A status
+//! other than 1 is a refusal and ends the connection, but for a Verdict of 6: accepted, without the
+//! shared memory. The acceptor answers a Hello of another generation or from another rank than its
+//! predecessor without computing anything. All messages have fixed sizes, so nothing is allocated
+//! from the wire and no byte beyond the handshake is read.
+//!
+//! `host` is the hash of this host's boot and network namespace, keyed too; an acceptor that has the
+//! same one names the door of its hatch, see [`crate::hatch`]. Zeros stand for none of either.
 //!
 //! Both ends are state machines over a stream that may block or not: see [`Dialler::advance`].
 //!
-//! Versions: 1, the first.
+//! Versions: 1, the first; 2, shared memory.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::sync::Arc;
 
 use blake3::Hash;
 
+use crate::hatch::{self, Door, Hatch, NO_DOOR, Token};
+use crate::shared::Memory;
+
 const MAGIC: [u8; 4] = *b"RMRH";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const HOST: usize = 16;
+const DOOR: usize = size_of::<Door>();
 const NONCE: usize = 32;
 const PROOF: usize = 32;
 
 /// Bytes of a Hello.
-pub const HELLO_BYTES: usize = 56;
+pub const HELLO_BYTES: usize = 24 + HOST + NONCE;
 /// Bytes of a Reply that accepts.
-pub const REPLY_BYTES: usize = 1 + NONCE + PROOF;
+pub const REPLY_BYTES: usize = 1 + DOOR + NONCE + PROOF;
 /// Bytes of a Proof.
-pub const PROOF_BYTES: usize = PROOF;
+pub const PROOF_BYTES: usize = 1 + PROOF;
 
 /// The one link both ends must agree on.
 #[derive(Clone)]
@@ -52,30 +64,57 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    fn hello(&self, nonce: &[u8; NONCE]) -> [u8; HELLO_BYTES] {
+    fn hello(&self, host: &[u8; HOST], nonce: &[u8; NONCE]) -> [u8; HELLO_BYTES] {
         let mut hello = [0; HELLO_BYTES];
         hello[0..4].copy_from_slice(&MAGIC);
         hello[4] = VERSION;
         hello[8..16].copy_from_slice(&self.generation.to_le_bytes());
         hello[16..20].copy_from_slice(&(self.from as u32).to_le_bytes());
         hello[20..24].copy_from_slice(&(self.to as u32).to_le_bytes());
-        hello[24..].copy_from_slice(nonce);
+        hello[24..24 + HOST].copy_from_slice(host);
+        hello[24 + HOST..].copy_from_slice(nonce);
         hello
     }
 
-    fn proof(&self, role: &[u8], dialler_nonce: &[u8], acceptor_nonce: &[u8]) -> Hash {
+    fn proof(&self, role: &[u8], said: &Said) -> Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.secret);
-        hasher.update(b"ringmaster ring handshake 1 ");
+        hasher.update(b"ringmaster ring handshake 2 ");
         hasher.update(role);
         hasher.update(&(self.run.len() as u64).to_le_bytes());
         hasher.update(self.run.as_bytes());
         hasher.update(&self.generation.to_le_bytes());
         hasher.update(&(self.from as u64).to_le_bytes());
         hasher.update(&(self.to as u64).to_le_bytes());
-        hasher.update(dialler_nonce);
-        hasher.update(acceptor_nonce);
+        hasher.update(&said.dialler);
+        hasher.update(&said.acceptor);
+        hasher.update(&said.host);
+        hasher.update(&said.door);
+        hasher.update(&[said.memory]);
         hasher.finalize()
     }
+
+    /// What tells this host from others, if the system says.
+    fn host(&self) -> Option<[u8; HOST]> {
+        let boot = std::fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+        let network = std::fs::read_link("/proc/self/ns/net").ok()?;
+        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
+        hasher.update(b"ringmaster ring host 1 ");
+        hasher.update(&boot);
+        hasher.update(network.as_os_str().as_encoded_bytes());
+        let mut host = [0; HOST];
+        hasher.finalize_xof().fill(&mut host);
+        Some(host)
+    }
+}
+
+/// What both ends have said besides the credentials.
+#[derive(Clone, Copy, Default)]
+struct Said {
+    dialler: [u8; NONCE],
+    acceptor: [u8; NONCE],
+    host: [u8; HOST],
+    door: Door,
+    memory: u8,
 }
 
 /// How far a handshake has come.
@@ -111,6 +150,7 @@ pub enum HandshakeError {
 }
 
 const ACCEPTED: u8 = 1;
+const ACCEPTED_WITHOUT_MEMORY: u8 = 6;
 
 impl HandshakeError {
     fn status(&self) -> u8 {
@@ -166,21 +206,44 @@ impl Inbox {
 /// The predecessor's side.
 pub struct Dialler {
     credentials: Credentials,
-    nonce: [u8; NONCE],
+    said: Said,
     inbox: Inbox,
     proven: bool,
+    memory: Option<Memory>,
 }
 
 impl Dialler {
     /// Sends the Hello on a fresh connection.
     pub fn open(credentials: Credentials, stream: &mut impl Write) -> Result<Self, HandshakeError> {
-        let nonce = nonce()?;
-        stream.write_all(&credentials.hello(&nonce))?;
+        Self::say_hello(credentials, [0; HOST], stream)
+    }
+
+    /// The same, ready to share memory if the acceptor is on this host.
+    pub(crate) fn open_near(
+        credentials: Credentials,
+        stream: &mut impl Write,
+    ) -> Result<Self, HandshakeError> {
+        let host = credentials.host().unwrap_or_default();
+        Self::say_hello(credentials, host, stream)
+    }
+
+    fn say_hello(
+        credentials: Credentials,
+        host: [u8; HOST],
+        stream: &mut impl Write,
+    ) -> Result<Self, HandshakeError> {
+        let said = Said {
+            dialler: nonce()?,
+            host,
+            ..Said::default()
+        };
+        stream.write_all(&credentials.hello(&host, &said.dialler))?;
         Ok(Self {
             credentials,
-            nonce,
+            said,
             inbox: Inbox::new(),
             proven: false,
+            memory: None,
         })
     }
 
@@ -192,39 +255,83 @@ impl Dialler {
         if !self.inbox.fill(stream, 1)? {
             return Ok(Progress::Waiting);
         }
-        HandshakeError::check(self.inbox.bytes[0])?;
+        match self.inbox.bytes[0] {
+            ACCEPTED_WITHOUT_MEMORY if self.proven => self.memory = None,
+            status => HandshakeError::check(status)?,
+        }
         if self.proven {
             return Ok(Progress::Done);
         }
         if !self.inbox.fill(stream, REPLY_BYTES)? {
             return Ok(Progress::Waiting);
         }
-        let (theirs, proof) = self.inbox.bytes[1..].split_at(NONCE);
+        let (door, rest) = self.inbox.bytes[1..].split_at(DOOR);
+        let (theirs, proof) = rest.split_at(NONCE);
+        self.said.door.copy_from_slice(door);
+        self.said.acceptor.copy_from_slice(theirs);
         // Hash comparisons take the same time wherever the first difference is.
-        if self.credentials.proof(b"acceptor", &self.nonce, theirs) != *proof {
+        if self.credentials.proof(b"acceptor", &self.said) != *proof {
             return Err(HandshakeError::Secret);
         }
-        let proof = self.credentials.proof(b"dialler", &self.nonce, theirs);
-        stream.write_all(proof.as_bytes())?;
+        self.memory = self.leave_memory();
+        self.said.memory = u8::from(self.memory.is_some());
+        let proof = self.credentials.proof(b"dialler", &self.said);
+        let message = [&[self.said.memory], proof.as_bytes().as_slice()].concat();
+        stream.write_all(&message)?;
         (self.inbox, self.proven) = (Inbox::new(), true);
         self.advance(stream)
     }
+
+    /// Leaves memory behind the acceptor's door, if it has one.
+    fn leave_memory(&self) -> Option<Memory> {
+        if self.said.door == NO_DOOR {
+            return None;
+        }
+        let left = hatch::offer(self.said.door, &token(&self.credentials, self.said));
+        left.map_err(|reason| {
+            let rank = self.credentials.to;
+            tracing::warn!(rank, %reason, "cannot share memory with a rank of this host: using TCP");
+        })
+        .ok()
+    }
+
+    /// The memory both ends have agreed on, once done.
+    pub(crate) fn into_memory(self) -> Option<Memory> {
+        self.memory
+    }
+}
+
+/// What marks the memory of one handshake.
+fn token(credentials: &Credentials, said: Said) -> Token {
+    let said = Said { memory: 0, ..said };
+    *credentials.proof(b"memory", &said).as_bytes()
 }
 
 /// The successor's side.
 pub struct Acceptor {
     credentials: Credentials,
+    hatch: Option<Arc<Hatch>>,
+    said: Said,
     inbox: Inbox,
-    expected: Option<Hash>,
+    greeted: bool,
+    memory: Option<Memory>,
 }
 
 impl Acceptor {
     /// Waits for a Hello that fits `credentials`.
     pub fn new(credentials: Credentials) -> Self {
+        Self::near(credentials, None)
+    }
+
+    /// The same; a dialler of this host may leave memory at `hatch`.
+    pub(crate) fn near(credentials: Credentials, hatch: Option<Arc<Hatch>>) -> Self {
         Self {
             credentials,
+            hatch,
+            said: Said::default(),
             inbox: Inbox::new(),
-            expected: None,
+            greeted: false,
+            memory: None,
         }
     }
 
@@ -242,42 +349,68 @@ impl Acceptor {
     }
 
     fn step(&mut self, stream: &mut (impl Read + Write)) -> Result<Progress, HandshakeError> {
-        if let Some(expected) = self.expected {
-            if !self.inbox.fill(stream, PROOF_BYTES)? {
-                return Ok(Progress::Waiting);
-            }
-            if expected != self.inbox.bytes[..PROOF_BYTES] {
-                return Err(HandshakeError::Secret);
-            }
-            stream.write_all(&[ACCEPTED])?;
-            return Ok(Progress::Done);
+        if self.greeted {
+            return self.finish(stream);
         }
         if !self.inbox.fill(stream, HELLO_BYTES)? {
             return Ok(Progress::Waiting);
         }
-        let theirs = self.check_hello()?;
-        let ours = nonce()?;
+        self.check_hello()?;
+        self.said.acceptor = nonce()?;
+        if let Some(hatch) = &self.hatch
+            && self.credentials.host() == Some(self.said.host)
+        {
+            self.said.door = hatch.door();
+        }
         let mut reply = [ACCEPTED; REPLY_BYTES];
-        reply[1..1 + NONCE].copy_from_slice(&ours);
-        let proof = self.credentials.proof(b"acceptor", &theirs, &ours);
-        reply[1 + NONCE..].copy_from_slice(proof.as_bytes());
+        let (door, rest) = reply[1..].split_at_mut(DOOR);
+        let (nonce, proof) = rest.split_at_mut(NONCE);
+        door.copy_from_slice(&self.said.door);
+        nonce.copy_from_slice(&self.said.acceptor);
+        proof.copy_from_slice(self.credentials.proof(b"acceptor", &self.said).as_bytes());
         stream.write_all(&reply)?;
-        self.expected = Some(self.credentials.proof(b"dialler", &theirs, &ours));
-        self.inbox = Inbox::new();
+        (self.inbox, self.greeted) = (Inbox::new(), true);
         self.step(stream)
     }
 
-    /// The dialler's nonce, if its Hello is the one that this link expects.
-    fn check_hello(&self) -> Result<[u8; NONCE], HandshakeError> {
-        let mut nonce = [0; NONCE];
-        nonce.copy_from_slice(&self.inbox.bytes[24..HELLO_BYTES]);
-        let (found, expected) = (&self.inbox.bytes[..24], self.credentials.hello(&nonce));
+    fn finish(&mut self, stream: &mut (impl Read + Write)) -> Result<Progress, HandshakeError> {
+        if !self.inbox.fill(stream, PROOF_BYTES)? {
+            return Ok(Progress::Waiting);
+        }
+        self.said.memory = self.inbox.bytes[0];
+        if self.credentials.proof(b"dialler", &self.said) != self.inbox.bytes[1..PROOF_BYTES] {
+            return Err(HandshakeError::Secret);
+        }
+        if self.said.memory != 0 {
+            let token = token(&self.credentials, self.said);
+            self.memory = self.hatch.as_ref().and_then(|hatch| hatch.fetch(&token));
+        }
+        let agreed = self.memory.is_some() == (self.said.memory != 0);
+        stream.write_all(&[if agreed {
+            ACCEPTED
+        } else {
+            ACCEPTED_WITHOUT_MEMORY
+        }])?;
+        Ok(Progress::Done)
+    }
+
+    /// The memory both ends have agreed on, once done.
+    pub(crate) fn into_memory(self) -> Option<Memory> {
+        self.memory
+    }
+
+    /// Notes the dialler's host and nonce, if its Hello is the one that this link expects.
+    fn check_hello(&mut self) -> Result<(), HandshakeError> {
+        let found = &self.inbox.bytes[..HELLO_BYTES];
+        self.said.host.copy_from_slice(&found[24..24 + HOST]);
+        self.said.dialler.copy_from_slice(&found[24 + HOST..]);
+        let expected = self.credentials.hello(&self.said.host, &self.said.dialler);
         let differs = |range: std::ops::Range<usize>| found[range.clone()] != expected[range];
         match () {
             () if differs(0..8) => Err(HandshakeError::Foreign),
             () if differs(8..16) => Err(HandshakeError::Generation),
             () if differs(16..24) => Err(HandshakeError::Rank),
-            () => Ok(nonce),
+            () => Ok(()),
         }
     }
 }

@@ -4,6 +4,7 @@
 //!        +------> rank 1 ------+          each arrow is one TCP connection:
 //!        |                     v            forward   segments, heartbeats, a farewell
 //!     rank 0 <--- rank 3 <-- rank 2         back      heartbeats, a farewell
+//!                                         between ranks of one host, segments go through memory
 //! ```
 //!
 //! - [`topology`] decides which chunk moves when; [`fixed`] decides what an exact sum is. Both are
@@ -35,10 +36,12 @@ mod abort;
 mod all_reduce;
 mod error;
 mod form;
+mod hatch;
 mod keeper;
 mod link;
 mod plane;
 mod ring;
+mod shared;
 mod sum;
 mod tcp;
 mod vector;
@@ -48,4 +51,4 @@ pub use abort::Abort;
 pub use error::RingError;
 pub use form::{Membership, RingListener};
 pub use link::OnBroken;
-pub use ring::{Options, Ring, Tag};
+pub use ring::{Options, Ring, Tag, Transport};

@@ -11,11 +11,22 @@ use crate::error::RingError;
 use crate::form::{Membership, RingListener, connect};
 use crate::frame::{Kind, Stamp};
 use crate::link::{HEARTBEAT, Link, Links, OnBroken};
-use crate::plane::Plane;
+use crate::plane::{Plane, Receiving, Sending};
+use crate::shared::{Memory, SharedReceiver, SharedSender};
 use crate::sum::{Bf16, Exact, F32, I64, Sum};
 use crate::tcp::{Inlet, TcpReceiver, TcpSender};
 use crate::topology::{predecessor, successor};
 use crate::wire::{Port, Wire};
+
+/// What may carry data between two ranks; every rank chooses for the links at both its ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Shared memory between ranks of one host, TCP between hosts.
+    #[default]
+    Best,
+    /// TCP everywhere.
+    Tcp,
+}
 
 /// How patient a ring is, and whom it tells when it breaks.
 #[derive(Clone)]
@@ -27,6 +38,8 @@ pub struct Options {
     /// 250 ms even while a peer computes, so this only has to exceed the pauses of hosts and
     /// networks.
     pub silence: Duration,
+    /// What carries the data. It changes the speed and no bit.
+    pub transport: Transport,
     /// Called once when the ring breaks, also while no collective runs; not for an abort and not
     /// for a peer that leaves on purpose. It runs on a thread of the ring, must not block and must
     /// not drop the ring.
@@ -39,6 +52,7 @@ impl Default for Options {
         Self {
             connect: ten,
             silence: ten,
+            transport: Transport::Best,
             on_broken: None,
         }
     }
@@ -95,6 +109,7 @@ impl Tag {
 pub struct Ring {
     rank: usize,
     world: usize,
+    transport: &'static str,
     abort: Abort,
     /// `None` in a world of one.
     wire: Option<Wire>,
@@ -129,21 +144,21 @@ impl Ring {
             return Ok(Self {
                 rank,
                 world,
+                transport: "none",
                 abort: abort.clone(),
                 wire: None,
             });
         }
-        let (outgoing, incoming) = connect(listener, &membership, options.connect, abort)?;
+        let near = options.transport == Transport::Best;
+        let (outgoing, incoming) = connect(listener, &membership, near, options.connect, abort)?;
         let patience = (options.silence, options.connect);
-        let plane = Plane::new(
-            Box::new(TcpSender::new()),
-            Box::new(TcpReceiver::new(Inlet::new(patience))),
-        );
+        let plane = plane(outgoing.memory, incoming.memory, patience);
+        let transport = plane.sender.name();
         let links = Arc::new(Links::new(
             membership.generation,
             (
-                Link::new(successor(rank, world), outgoing)?,
-                Link::new(predecessor(rank, world), incoming)?,
+                Link::new(successor(rank, world), outgoing.stream)?,
+                Link::new(predecessor(rank, world), incoming.stream)?,
             ),
             plane,
             patience,
@@ -151,15 +166,12 @@ impl Ring {
         )?);
         abort.watch(&links);
         let wire = Some(Wire::start(links)?);
-        tracing::debug!(
-            rank,
-            world,
-            generation = membership.generation,
-            "ring formed"
-        );
+        let generation = membership.generation;
+        tracing::debug!(rank, world, generation, transport, "ring formed");
         Ok(Self {
             rank,
             world,
+            transport,
             abort: abort.clone(),
             wire,
         })
@@ -173,6 +185,11 @@ impl Ring {
     /// How many ranks there are.
     pub fn world(&self) -> usize {
         self.world
+    }
+
+    /// What carries data to the successor: `tcp`, `shm`, or `none` in a world of one.
+    pub fn transport(&self) -> &'static str {
+        self.transport
     }
 
     /// What is wrong with the ring, if anything is: also noticed while no collective runs.
@@ -301,6 +318,20 @@ impl Ring {
             wire.links.check().err().unwrap_or(error)
         })
     }
+}
+
+/// The transport of each direction: the memory that is shared, else the link's socket.
+fn plane(to: Option<Memory>, from: Option<Memory>, patience: (Duration, Duration)) -> Plane {
+    let inlet = Inlet::new(patience);
+    let sender: Box<dyn Sending> = match to {
+        Some(memory) => Box::new(SharedSender::new(memory)),
+        None => Box::new(TcpSender::new()),
+    };
+    let receiver: Box<dyn Receiving> = match from {
+        Some(memory) => Box::new(SharedReceiver::new(inlet, memory)),
+        None => Box::new(TcpReceiver::new(inlet)),
+    };
+    Plane::new(sender, receiver)
 }
 
 impl fmt::Debug for Ring {

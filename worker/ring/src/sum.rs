@@ -16,7 +16,7 @@ const ALIKE: bool = cfg!(target_endian = "little");
 /// `wire` is always as long as its range needs. All numbers are little endian on the wire.
 pub(crate) trait Sum {
     const KIND: Kind;
-    /// Elements of the longest frame; the same in both phases, so a segment can be passed on.
+    /// Elements of one frame; the same in both phases, so a segment can be passed on.
     const SEGMENT: usize = PAYLOAD_MAX / Self::REDUCE_BYTES;
     /// Bytes of a partial sum.
     const REDUCE_BYTES: usize;
@@ -42,6 +42,12 @@ pub(crate) trait Sum {
 
     /// The partial sums of `range` now are totals, and this rank owns them.
     fn complete(&mut self, range: Range<usize>);
+
+    /// Adds the last partial sums, which makes totals.
+    fn add_last(&mut self, range: Range<usize>, wire: &[u8]) {
+        self.add(range.clone(), wire);
+        self.complete(range);
+    }
 
     /// Stores totals that another rank owns.
     fn store(&mut self, range: Range<usize>, wire: &[u8]);
@@ -101,6 +107,17 @@ impl Sum for Exact<'_> {
         vectorised(|| {
             for (out, q) in out.iter_mut().zip(q) {
                 *out = fixed::to_f32(*q, divisor);
+            }
+        });
+    }
+
+    /// In one pass: what is added is scratch space from here on and is not written back.
+    fn add_last(&mut self, range: Range<usize>, wire: &[u8]) {
+        let (out, q, divisor) = (&mut self.out[range.clone()], &self.q[range], self.divisor);
+        let (words, _) = wire.as_chunks::<8>();
+        vectorised(|| {
+            for ((out, q), word) in out.iter_mut().zip(q).zip(words) {
+                *out = fixed::to_f32(q.wrapping_add(i64::from_le_bytes(*word)), divisor);
             }
         });
     }
@@ -179,6 +196,13 @@ impl Sum for Bf16<'_> {
 
     fn add(&mut self, range: Range<usize>, wire: &[u8]) {
         bf16::decode(wire, &mut self.0[range], |place, value| *place += value);
+    }
+
+    /// In one pass, with the same roundings.
+    fn add_last(&mut self, range: Range<usize>, wire: &[u8]) {
+        bf16::decode(wire, &mut self.0[range], |place, value| {
+            *place = bf16::rounded(*place + value);
+        });
     }
 
     fn complete(&mut self, range: Range<usize>) {

@@ -97,9 +97,9 @@ fn a_wrong_secret_run_generation_or_rank_is_refused() {
 fn a_hello_without_the_secret_proves_nothing() {
     forms_and_works(|address| {
         // A correct Hello is no secret; what must be right is the answer to the challenge.
-        let mut hello = [b"RMRH".as_slice(), &[1, 0, 0, 0], &4_u64.to_le_bytes()].concat();
+        let mut hello = [b"RMRH".as_slice(), &[2, 0, 0, 0], &4_u64.to_le_bytes()].concat();
         hello.extend([2_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat());
-        hello.extend([9; 32]);
+        hello.extend([9; 16 + 32]);
         hello.extend([0; PROOF_BYTES]);
         let reply = drain(intrude(address, &hello));
         assert_eq!(reply.len(), REPLY_BYTES + 1);

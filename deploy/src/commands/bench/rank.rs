@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use clap::ValueEnum;
 use ringmaster_ring::bench::{self, Case, Reduction};
-use ringmaster_ring::{Abort, Membership, Options, Ring, RingListener};
+use ringmaster_ring::{Abort, Membership, Options, Ring, RingListener, Transport};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, Exit};
@@ -21,8 +21,27 @@ pub(super) struct Assignment {
     pub(super) addresses: Vec<String>,
     /// What only these ranks know.
     pub(super) secret: [u8; 32],
+    /// What may carry the data.
+    pub(super) carrier: Carrier,
     /// What to measure, in order.
     pub(super) cases: Vec<CaseSpec>,
+}
+
+/// What may carry the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Carrier {
+    /// What a run uses: shared memory between ranks of one host
+    Best,
+    /// TCP, as between hosts
+    Tcp,
+}
+
+/// What a rank says first, once the ring is there.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Formed {
+    /// What carries the data of the first link: tcp, shm, or none.
+    pub(super) transport: String,
 }
 
 /// What is measured.
@@ -37,6 +56,8 @@ pub(super) enum Measured {
     Bf16,
     /// The bytes, additions and checksums of f32 without its order: a ceiling
     Pump,
+    /// Copies of as many bytes as a link carries, without a link: a ceiling
+    Memcpy,
 }
 
 impl Measured {
@@ -47,6 +68,7 @@ impl Measured {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Pump => "pump",
+            Self::Memcpy => "memcpy",
         }
     }
 }
@@ -70,6 +92,7 @@ impl CaseSpec {
             Measured::F32 => Reduction::F32,
             Measured::Bf16 => Reduction::Bf16,
             Measured::Pump => Reduction::Pump,
+            Measured::Memcpy => Reduction::Memcpy,
         };
         Case {
             mib: self.mib,
@@ -79,8 +102,8 @@ impl CaseSpec {
     }
 }
 
-/// Prints the address it listens on, reads its [`Assignment`], measures; rank 0 prints, per case,
-/// the seconds of each repeat.
+/// Prints the address it listens on, reads its [`Assignment`], measures; rank 0 prints what it
+/// [`Formed`] and, per case, the seconds of each repeat.
 pub(crate) fn run() -> Result<Exit, CliError> {
     let listener = RingListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     output::line(&listener.local_addr().to_string());
@@ -100,7 +123,18 @@ pub(crate) fn run() -> Result<Exit, CliError> {
         addrs: addrs.map_err(wrong)?,
         secret: assignment.secret,
     };
-    let mut ring = Ring::form(&listener, membership, Options::default(), &Abort::new())?;
+    let options = Options {
+        transport: match assignment.carrier {
+            Carrier::Best => Transport::Best,
+            Carrier::Tcp => Transport::Tcp,
+        },
+        ..Options::default()
+    };
+    let mut ring = Ring::form(&listener, membership, options, &Abort::new())?;
+    if assignment.rank == 0 {
+        let transport = ring.transport().to_owned();
+        output::json(&Formed { transport });
+    }
     for case in assignment.cases {
         let own = bench::run_case(&mut ring, case.to_ring())?;
         let slowest = bench::slowest(&mut ring, &own)?;
