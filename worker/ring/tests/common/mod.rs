@@ -11,6 +11,28 @@ use ringmaster_ring::frame::{HEADER_BYTES, Header, Stamp};
 use ringmaster_ring::handshake::{Acceptor, Credentials, Dialler, Progress};
 use ringmaster_ring::{Abort, Membership, Options, Ring, RingError, RingListener};
 
+/// No test waits this long unless it fails.
+pub(crate) const LATE: Duration = Duration::from_secs(60);
+
+/// How bytes travel between the ranks of a test: what holds for one way holds for all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Transport {
+    Tcp,
+}
+
+pub(crate) const TRANSPORTS: [Transport; 1] = [Transport::Tcp];
+
+/// The options of a ring whose links travel that way; it forms even where many tests share a core.
+pub(crate) fn options(transport: Transport, silence: Duration) -> Options {
+    match transport {
+        Transport::Tcp => Options {
+            connect: LATE,
+            silence,
+            ..Options::default()
+        },
+    }
+}
+
 pub(crate) const RUN: &str = "test";
 pub(crate) const SECRET: [u8; 32] = [7; 32];
 
