@@ -117,11 +117,11 @@ impl Keeper<'_> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(RingError::io("wait for ring frames", error)),
         }
-        let ended = hang_up | PollFlags::POLLHUP | PollFlags::POLLERR;
+        // Nothing else is asked of that socket. `revents` would be `None` for a hang-up: nix has no
+        // name for its flag.
         self.hung_up |= watched
             .get(incoming)
-            .and_then(PollFd::revents)
-            .is_some_and(|events| events.intersects(ended));
+            .is_some_and(|socket| socket.revents() != Some(PollFlags::empty()));
         Ok(())
     }
 }
