@@ -4,6 +4,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +34,18 @@ pub(crate) fn options(transport: Transport, silence: Duration) -> Options {
         },
     }
 }
+
+/// A channel that gets what `options.on_broken` is told.
+pub(crate) fn on_broken(options: &mut Options) -> Receiver<RingError> {
+    let (sender, receiver) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let tell = move |error| sender.lock().unwrap().send(error).unwrap();
+    options.on_broken = Some(Arc::new(tell));
+    receiver
+}
+
+/// How much later than its cause an end may come where many tests share few cores.
+pub(crate) const MARGIN: Duration = Duration::from_secs(20);
 
 pub(crate) const RUN: &str = "test";
 pub(crate) const SECRET: [u8; 32] = [7; 32];
@@ -70,13 +84,28 @@ pub(crate) fn on_listeners<T: Send>(
     options: &Options,
     body: impl Fn(Result<Ring, RingError>, Abort) -> T + Sync,
 ) -> Vec<T> {
-    let (addrs, body) = (&addresses(listeners), &body);
+    let options = vec![options.clone(); listeners.len()];
+    on_addresses(listeners, &addresses(listeners), generation, options, body)
+}
+
+/// The same where the ranks dial other addresses than those that are listened on, each with
+/// options of its own.
+pub(crate) fn on_addresses<T: Send>(
+    listeners: &[RingListener],
+    addrs: &[SocketAddr],
+    generation: u64,
+    options: Vec<Options>,
+    body: impl Fn(Result<Ring, RingError>, Abort) -> T + Sync,
+) -> Vec<T> {
+    let body = &body;
     thread::scope(|scope| {
-        let ranks: Vec<_> = (0..listeners.len())
-            .map(|rank| {
+        let ranks: Vec<_> = options
+            .into_iter()
+            .enumerate()
+            .map(|(rank, options)| {
                 scope.spawn(move || {
                     let (abort, member) = (Abort::new(), membership(addrs, generation, rank));
-                    let ring = Ring::form(&listeners[rank], member, options.clone(), &abort);
+                    let ring = Ring::form(&listeners[rank], member, options, &abort);
                     body(ring, abort)
                 })
             })

@@ -9,7 +9,7 @@ mod rank;
 
 use std::time::{Duration, Instant};
 
-use common::{LATE, TRANSPORTS};
+use common::{LATE, MARGIN, TRANSPORTS};
 use crew::{Crew, End};
 use nix::sys::signal::Signal;
 use rank::Work;
@@ -22,9 +22,6 @@ const LARGE_COPY: Work = Work::Broadcast(64_000_000);
 
 /// A silence that a rank on a busy machine keeps, and a test can wait for.
 const SILENCE: Duration = Duration::from_secs(2);
-
-/// How much later than the silence an end may come where many processes share few cores.
-const MARGIN: Duration = Duration::from_secs(20);
 
 /// Not a property: what the processes of the other tests run.
 #[test]

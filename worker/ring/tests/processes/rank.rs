@@ -3,14 +3,13 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
 use ringmaster_ring::{Abort, Ring, RingError, Tag};
 
-use crate::common::{TRANSPORTS, listen, membership, options};
+use crate::common::{TRANSPORTS, listen, membership, on_broken, options};
 
 /// Names the test that started this process, by its address.
 pub(crate) const CONTROL: &str = "RINGMASTER_RING_TEST_CONTROL";
@@ -57,12 +56,11 @@ pub(crate) fn run(address: &str) {
         .iter()
         .map(|word| word.parse().unwrap())
         .collect();
-    let (sender, broken) = mpsc::channel();
     let mut options = options(
         TRANSPORTS[number(1)],
         Duration::from_millis(number(2) as u64),
     );
-    options.on_broken = Some(on_broken(sender));
+    let broken = on_broken(&mut options);
     let member = membership(&addrs, 1, rank);
     let mut ring = Ring::form(&listener, member, options, &Abort::new()).unwrap();
 
@@ -79,11 +77,6 @@ pub(crate) fn run(address: &str) {
     loop {
         thread::park();
     }
-}
-
-fn on_broken(sender: Sender<RingError>) -> ringmaster_ring::OnBroken {
-    let sender = Mutex::new(sender);
-    Arc::new(move |error| sender.lock().unwrap().send(error).unwrap())
 }
 
 fn until_broken(
