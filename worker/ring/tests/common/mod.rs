@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -98,18 +98,28 @@ pub(crate) fn on_addresses<T: Send>(
     body: impl Fn(Result<Ring, RingError>, Abort) -> T + Sync,
 ) -> Vec<T> {
     let body = &body;
+    let aborts: Vec<_> = options.iter().map(|_| Abort::new()).collect();
+    let (over, watch) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        let ranks: Vec<_> = options
-            .into_iter()
-            .enumerate()
+        let ranks: Vec<_> = (options.into_iter().enumerate())
             .map(|(rank, options)| {
+                let (abort, over) = (aborts[rank].clone(), over.clone());
                 scope.spawn(move || {
-                    let (abort, member) = (Abort::new(), membership(addrs, generation, rank));
+                    let member = membership(addrs, generation, rank);
                     let ring = Ring::form(&listeners[rank], member, options, &abort);
-                    body(ring, abort)
+                    let end = body(ring, abort);
+                    drop(over);
+                    end
                 })
             })
             .collect();
+        drop(over);
+        // A test that fails by waiting for ever ends all the same.
+        if watch.recv_timeout(LATE) == Err(RecvTimeoutError::Timeout) {
+            aborts
+                .iter()
+                .for_each(|abort| abort.abort("the test takes too long"));
+        }
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
