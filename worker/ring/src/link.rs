@@ -33,6 +33,10 @@ const RETRY: Duration = Duration::from_micros(200);
 /// How long a writer that cannot go on waits for a reader's judgement.
 const JUDGEMENT: Duration = Duration::from_secs(1);
 
+/// How long a lost predecessor may yet be explained: the news of another rank's death comes the
+/// other way around the ring, within milliseconds.
+const NEWS: Duration = Duration::from_millis(200);
+
 /// Called once, from a thread of the ring, when the ring breaks.
 pub type OnBroken = Arc<dyn Fn(RingError) + Send + Sync>;
 
@@ -267,6 +271,20 @@ impl Links {
     /// Whether the ring is broken or this rank is leaving it.
     pub(crate) fn is_over(&self) -> bool {
         lock(&self.state).fault.is_some()
+    }
+
+    /// Waits a little where `error` is that the predecessor is lost. It may have hung up because of
+    /// another rank, without a farewell, in the middle of a frame or before a full buffer; the way
+    /// back is never full, and what comes from there breaks the ring first.
+    pub(crate) fn await_news(&self, error: &RingError) {
+        let predecessor = self.incoming.peer;
+        if matches!(error, RingError::PeerLost { rank, .. } if *rank == predecessor) {
+            let unknown = |state: &mut State| state.fault.is_none();
+            // A time without news is an answer too.
+            self.changed
+                .wait_timeout_while(lock(&self.state), NEWS, unknown)
+                .ok();
+        }
     }
 
     /// Why a connection takes no more.

@@ -313,6 +313,7 @@ impl Ring {
         // The links are let go of before they are told.
         let done = collective(&mut wire.port());
         done.map_err(|error| {
+            wire.links.await_news(&error);
             wire.links.fail(error.clone());
             // What broke the ring first, where this error is but what that looks like from here.
             wire.links.check().err().unwrap_or(error)

@@ -142,20 +142,22 @@ impl RawPeer {
         self.listener.local_addr().unwrap()
     }
 
+    /// The link from `previous`, a rank that is forming the generation.
+    pub(crate) fn accept(&self, previous: usize, generation: u64) -> TcpStream {
+        let (mut stream, _) = self.listener.accept().unwrap();
+        let mut acceptor = Acceptor::new(credentials(generation, previous, self.rank));
+        while acceptor.advance(&mut stream).unwrap() == Progress::Waiting {}
+        stream
+    }
+
     /// Both links, from a rank that is forming the generation: `(to successor, from predecessor)`.
     pub(crate) fn join(&self, addrs: &[SocketAddr], generation: u64) -> (TcpStream, TcpStream) {
         let world = addrs.len();
         let (next, previous) = ((self.rank + 1) % world, (self.rank + world - 1) % world);
         let dial = || dial(addrs[next], &credentials(generation, self.rank, next)).unwrap();
-        let accept = || {
-            let (mut stream, _) = self.listener.accept().unwrap();
-            let mut acceptor = Acceptor::new(credentials(generation, previous, self.rank));
-            while acceptor.advance(&mut stream).unwrap() == Progress::Waiting {}
-            stream
-        };
         thread::scope(|scope| {
             let dialled = scope.spawn(dial);
-            let accepted = accept();
+            let accepted = self.accept(previous, generation);
             (dialled.join().unwrap(), accepted)
         })
     }
