@@ -8,12 +8,14 @@ mod proxy;
 
 use std::sync::mpsc::Receiver;
 use std::sync::{Barrier, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
     LATE, MARGIN, TRANSPORTS, Transport, addresses, listen, on_addresses, on_broken, options,
 };
 use proxy::Proxy;
+use ringmaster_ring::frame::HEADER_BYTES;
 use ringmaster_ring::{Options, RingError, Tag};
 
 const SILENCE: Duration = Duration::from_secs(1);
@@ -47,6 +49,12 @@ fn freeze(world: usize, cut: &[usize], work: Work, transport: Transport) -> Vec<
         let mut ring = ring.unwrap();
         ring.all_reduce_f32(Tag::new(0, 0), &mut [1.0; 100])
             .unwrap();
+        // The sum's frames forward and the first heartbeat back: both links have carried a byte,
+        // which ends the grace for peers that may still be forming.
+        let greeted = (world - 1) * (HEADER_BYTES + 400) + HEADER_BYTES;
+        while ring.bytes_received() < greeted as u64 {
+            thread::yield_now();
+        }
         if formed.wait().is_leader() {
             cut.iter().for_each(|rank| proxies[*rank].freeze());
         }
@@ -73,8 +81,6 @@ fn freeze(world: usize, cut: &[usize], work: Work, transport: Transport) -> Vec<
 
 fn watched(transport: Transport) -> (Options, Receiver<RingError>) {
     let mut options = options(transport, SILENCE);
-    // It is also the grace of a link that has not carried a byte yet.
-    options.connect = MARGIN / 2;
     let broken = on_broken(&mut options);
     (options, broken)
 }
