@@ -57,17 +57,22 @@ pub fn gradients_into(
 }
 
 /// Adds every gradient that is there to its slot of `flat`, which has `layout.total` elements.
+/// Returns the numbers of those slots, ascending.
 pub fn add_gradients(
     model: &impl Module,
     gradients: &mut Gradients,
     layout: &Layout,
     flat: &mut [f32],
-) {
+) -> Vec<usize> {
     assert_fits(layout, flat);
-    model.visit(&mut Add {
+    let mut add = Add {
         gradients,
         rest: flat,
-    });
+        slot: 0,
+        added: Vec::new(),
+    };
+    model.visit(&mut add);
+    add.added
 }
 
 /// Every value, flat.
@@ -136,6 +141,9 @@ fn is_choice(kind: &str) -> bool {
 struct Add<'a> {
     gradients: &'a mut Gradients,
     rest: &'a mut [f32],
+    /// Number of the next slot.
+    slot: usize,
+    added: Vec<usize>,
 }
 
 impl ModuleVisitor for Add<'_> {
@@ -146,7 +154,9 @@ impl ModuleVisitor for Add<'_> {
             for (sum, g) in slot.iter_mut().zip(floats(&gradient.into_data())) {
                 *sum += g;
             }
+            self.added.push(self.slot);
         }
+        self.slot += 1;
         self.rest = rest;
     }
 }

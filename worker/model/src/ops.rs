@@ -13,7 +13,7 @@ use crate::attention::Mask;
 use crate::cuda;
 use crate::dropout::Dropout;
 use crate::meter::{Meter, PartName};
-use crate::segment::Tape;
+use crate::segment::{Keeps, Tape};
 
 /// One forward pass: number format, dropout, what the backward pass keeps, and counting. Made anew
 /// for every pass, because dropout counts the places it has been at.
@@ -67,9 +67,18 @@ impl Ops {
         Self {
             precision: train.precision,
             dropout: Dropout::new(train.dropout, key),
-            tape: train.activation_checkpointing.then(Tape::default),
+            tape: train
+                .activation_checkpointing
+                .then(|| Tape::new(Keeps::Inputs)),
             meter: None,
         }
+    }
+
+    /// The same pass with a backward pass that gives its gradients in pieces, as early as they are
+    /// known.
+    pub fn in_pieces(mut self) -> Self {
+        self.tape.get_or_insert_with(|| Tape::new(Keeps::Graph));
+        self
     }
 
     /// Computes shapes only and counts.
@@ -90,9 +99,9 @@ impl Ops {
         self.tape.take()
     }
 
-    /// A block of the model: with activation checkpointing only its inputs are kept, and the
-    /// backward pass computes it again. Inputs come from earlier segments, and everything else the
-    /// block uses is a parameter or needs no gradient.
+    /// A block of the model, whose gradients may come as a piece of their own; with activation
+    /// checkpointing only its inputs are kept, and the backward pass computes it again. Inputs come
+    /// from earlier segments, and everything else the block uses is a parameter or needs no gradient.
     pub(crate) fn segment(
         &self,
         inputs: Vec<Tensor<3>>,
@@ -109,13 +118,12 @@ impl Ops {
             meter: None,
         };
         let (now, later) = (inside(), inside());
-        let output = block(&now, &inputs).detach().require_grad();
+        let output = block(&now, &inputs);
         if let (Some(ours), Some(used)) = (&self.dropout, &now.dropout) {
             ours.continue_from(used);
         }
         let again = move |inputs: &[Tensor<3>]| block(&later, inputs);
-        tape.record(inputs, output.clone(), again);
-        output
+        tape.record(inputs, output, again)
     }
 
     /// Counts what `work` does as part `name`.

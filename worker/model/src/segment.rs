@@ -1,23 +1,31 @@
-//! Activation checkpointing (Chen et al. 2016): a forward pass in segments that keep only their
-//! inputs, and a backward pass that computes each of them again, last to first.
+//! A forward pass in segments, and a backward pass that takes them last to first: gradients come piece
+//! by piece. A segment keeps its graph, or only its inputs and is computed again: activation
+//! checkpointing (Chen et al. 2016).
 
 use std::cell::RefCell;
 
 use burn::tensor::{Gradients, Tensor};
 
-type Block = Box<dyn Fn(&[Tensor<3>]) -> Tensor<3>>;
-
 /// The segments of one forward pass, in order.
-#[derive(Default)]
 pub(crate) struct Tape {
+    keeps: Keeps,
     segments: RefCell<Vec<Segment>>,
 }
 
+/// What the backward pass finds of every segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// Everything that was computed.
+    Graph,
+    /// What it was computed from.
+    Inputs,
+}
+
 struct Segment {
-    inputs: Vec<Tensor<3>>,
     /// A leaf: later segments see it as if it came from nowhere.
     output: Tensor<3>,
-    again: Block,
+    /// The same with the graph it comes from, kept or computed again.
+    attached: Box<dyn FnOnce() -> Tensor<3>>,
 }
 
 impl std::fmt::Debug for Tape {
@@ -27,17 +35,30 @@ impl std::fmt::Debug for Tape {
 }
 
 impl Tape {
+    pub(crate) fn new(keeps: Keeps) -> Self {
+        Self {
+            keeps,
+            segments: RefCell::default(),
+        }
+    }
+
+    /// Takes the segment that has computed `attached`; returns its output for later segments.
     pub(crate) fn record(
         &self,
         inputs: Vec<Tensor<3>>,
-        output: Tensor<3>,
+        attached: Tensor<3>,
         again: impl Fn(&[Tensor<3>]) -> Tensor<3> + 'static,
-    ) {
+    ) -> Tensor<3> {
+        let output = attached.clone().detach().require_grad();
+        let attached: Box<dyn FnOnce() -> Tensor<3>> = match self.keeps {
+            Keeps::Graph => Box::new(move || attached),
+            Keeps::Inputs => Box::new(move || again(&inputs)),
+        };
         self.segments.borrow_mut().push(Segment {
-            inputs,
-            output,
-            again: Box::new(again),
+            output: output.clone(),
+            attached,
         });
+        output
     }
 
     /// The backward pass of a loss that was computed over the outputs of these segments. `collect`
@@ -65,7 +86,7 @@ impl Tape {
                     (None, _) => return,
                 }
             };
-            let output = (segment.again)(&segment.inputs);
+            let output = (segment.attached)();
             gradients = (output * Tensor::from_inner(gradient)).sum().backward();
         }
     }

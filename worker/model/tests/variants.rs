@@ -166,6 +166,66 @@ fn checkpointed_activations_give_the_same_gradients() {
 }
 
 #[test]
+fn gradients_in_pieces_have_the_same_bits_whatever_the_tape_keeps() {
+    for variant in VARIANTS {
+        let sets = ["train.dropout=0.2", "train.label_smoothing=0.1"];
+        let plain = spec(variant, &sets);
+        let model = model(&plain);
+        let mut bits = Vec::new();
+        let again = spec(
+            variant,
+            &[&sets[..], &["train.activation_checkpointing=true"]].concat(),
+        );
+        for spec in [&plain, &again] {
+            let gradient = gradient(spec, &model, training(spec, KEY).in_pieces());
+            bits.push(gradient.into_iter().map(f32::to_bits).collect::<Vec<_>>());
+        }
+        assert!(bits[0] == bits[1], "{variant:?}");
+        // In one piece only the order of sums over several uses of a value differs.
+        let whole = gradient(&plain, &model, training(&plain, KEY));
+        let pieces: Vec<f32> = bits[0].iter().map(|bits| f32::from_bits(*bits)).collect();
+        assert_close(&pieces, &whole, 1e-5, &format!("{variant:?}"));
+    }
+}
+
+#[test]
+fn pieces_of_a_gradient_come_with_the_last_layers_first() {
+    let spec = spec(&[], &[]);
+    let model = model(&spec);
+    let layout = flat::layout(&model);
+    let mut flat = vec![0.0; layout.total];
+    let mut last = vec![0; layout.slots.len()];
+    let mut pieces = 0;
+    let ops = training(&spec, KEY).in_pieces();
+    model.forward_backward(batch(&spec), 0.0, ops, |gradients| {
+        for slot in flat::add_gradients(&model, gradients, &layout, &mut flat) {
+            last[slot] = pieces;
+        }
+        pieces += 1;
+    });
+    let of = |part: &str| {
+        let slots = layout.slots.iter().zip(&last);
+        let part = slots.filter(|(slot, _)| slot.path.starts_with(part));
+        part.map(|(_, last)| *last).max().unwrap()
+    };
+    assert!(pieces > 5, "{pieces} pieces");
+    let order = [
+        "decoder",
+        "norm_memory",
+        "fusion",
+        "text_encoder",
+        "image_encoder",
+    ]
+    .map(of);
+    assert!(order.is_sorted(), "{order:?}");
+    assert_eq!(
+        (order[0], of("embedding")),
+        (0, order[3]),
+        "the table is tied"
+    );
+}
+
+#[test]
 fn padding_and_neighbours_change_nothing() {
     for variant in VARIANTS {
         let spec = spec(variant, &[]);
