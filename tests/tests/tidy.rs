@@ -60,12 +60,13 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
 const NOT_IN_THE_RING: [&str; 4] = ["burn", "tonic", "tokio", "axum"];
 
 /// Files that decide: no runtime, no wire, no clock. Time and seeds are arguments.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "coordinator/src/run",
     "dataset/src/plan",
     "dataset/src/assign",
     "worker/ring/src/topology",
     "worker/ring/src/nccl/layout",
+    "worker/src/engine/buckets",
     "worker/src/objective",
     "worker/src/sampling",
     "deploy/src/kubernetes/render",

@@ -43,7 +43,7 @@ pub(crate) struct StepInput {
     pub(crate) step: Step,
     /// One per owned lane, ascending, with what it trains.
     pub(crate) lanes: Vec<(Objective, MicroBatch)>,
-    /// Row counts and hashes; losses and tokens are still zero.
+    /// Everything that is counted; losses are still zero.
     pub(crate) statistics: Statistics,
 }
 
@@ -125,7 +125,7 @@ impl Feeder {
         let ReadStep {
             step,
             lanes,
-            statistics,
+            mut statistics,
         } = self.wait(abort)?;
         let compose = |lane: ReadLane| {
             let key = Key {
@@ -142,9 +142,13 @@ impl Feeder {
             };
             (objective, micro)
         };
+        let lanes: Vec<(Objective, MicroBatch)> = lanes.into_iter().map(compose).collect();
+        for (objective, micro) in &lanes {
+            statistics.count_tokens(*objective, micro.tokens.counted());
+        }
         Ok(StepInput {
             step,
-            lanes: lanes.into_iter().map(compose).collect(),
+            lanes,
             statistics,
         })
     }

@@ -13,7 +13,7 @@ use ringmaster_proto::vocab::RESERVED;
 
 use crate::feeder::{MicroBatch, images};
 use crate::objective::{Lens, Tokens};
-use crate::{WorkerError, batch};
+use crate::{WorkerError, batch, engine};
 
 /// A small photograph-like JPEG; decoders round differently on different machines.
 const PICTURE: &[u8] = include_bytes!("../fixtures/probe.jpg");
@@ -52,7 +52,8 @@ pub(crate) fn probe(
     };
     let batch = batch::on_device(&micro, spec, device);
     let mut gradient = vec![0.0; layout.total];
-    let loss = model.forward_backward(batch, 0.0, Ops::inference_in(precision), |gradients| {
+    let ops = engine::backward_pass(Ops::inference_in(precision), device);
+    let loss = model.forward_backward(batch, 0.0, ops, |gradients| {
         flat::add_gradients(model, gradients, layout, &mut gradient);
     });
     let value = batch::scalar(loss)?;

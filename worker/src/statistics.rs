@@ -29,9 +29,6 @@ pub(crate) struct Statistics {
     pub(crate) reconfigure: i64,
 }
 
-/// Numbers besides tokens and losses.
-const OTHERS: usize = 6;
-
 impl Statistics {
     /// Counts the rows of one microbatch.
     pub(crate) fn count_rows(&mut self, batch: &LaneBatch) {
@@ -45,8 +42,13 @@ impl Statistics {
         }
     }
 
+    /// Counts the target tokens of one microbatch.
+    pub(crate) fn count_tokens(&mut self, objective: Objective, tokens: u64) {
+        self.tokens[objective as usize] += tokens.cast_signed();
+    }
+
     /// Adds a microbatch's summed token loss, nats.
-    pub(crate) fn add_loss(&mut self, objective: Objective, sum: f32, tokens: u64) {
+    pub(crate) fn add_loss(&mut self, objective: Objective, sum: f32) {
         let at = objective as usize;
         let scaled = (f64::from(sum) * LOSS_SCALE).round_ties_even();
         if scaled.is_finite() && scaled.abs() < i64::MAX as f64 / 65_536.0 {
@@ -54,7 +56,6 @@ impl Statistics {
         } else {
             self.bad_values += 1;
         }
-        self.tokens[at] += tokens.cast_signed();
     }
 
     /// Target tokens that count, of all objectives.
@@ -94,34 +95,36 @@ impl Statistics {
             .collect()
     }
 
-    /// As the vector the ring sums.
-    pub(crate) fn to_vector(self) -> Vec<i64> {
-        let others: [i64; OTHERS] = [
-            self.bad_values,
-            self.rows,
-            self.row_hash,
-            self.bad_rows,
-            self.stop,
-            self.reconfigure,
-        ];
-        [&self.tokens[..], &self.loss, &others].concat()
+    /// What is known before the step is computed, as a vector the ring sums.
+    pub(crate) fn counts(&self) -> Vec<i64> {
+        let rows = [self.rows, self.row_hash, self.bad_rows];
+        [&self.tokens[..], &rows].concat()
     }
 
-    /// Back from the summed vector.
-    pub(crate) fn from_vector(vector: &[i64]) -> Self {
-        let mut values = vector.iter().copied();
-        let mut next = || values.next().unwrap_or_default();
-        Self {
-            tokens: std::array::from_fn(|_| next()),
-            loss: std::array::from_fn(|_| next()),
-            bad_values: next(),
-            rows: next(),
-            row_hash: next(),
-            bad_rows: next(),
-            stop: next(),
-            reconfigure: next(),
-        }
+    /// What is known afterwards.
+    pub(crate) fn outcome(&self) -> Vec<i64> {
+        let others = [self.bad_values, self.stop, self.reconfigure];
+        [&self.loss[..], &others].concat()
     }
+
+    /// Takes the sums of [`Self::counts`] over the ranks.
+    pub(crate) fn set_counts(&mut self, sums: &[i64]) {
+        let mut next = numbers(sums);
+        self.tokens = std::array::from_fn(|_| next());
+        (self.rows, self.row_hash, self.bad_rows) = (next(), next(), next());
+    }
+
+    /// Takes the sums of [`Self::outcome`] over the ranks.
+    pub(crate) fn set_outcome(&mut self, sums: &[i64]) {
+        let mut next = numbers(sums);
+        self.loss = std::array::from_fn(|_| next());
+        (self.bad_values, self.stop, self.reconfigure) = (next(), next(), next());
+    }
+}
+
+fn numbers(vector: &[i64]) -> impl FnMut() -> i64 {
+    let mut values = vector.iter().copied();
+    move || values.next().unwrap_or_default()
 }
 
 fn mean(loss: i64, tokens: i64) -> Option<f64> {
@@ -136,19 +139,23 @@ mod tests {
     fn sums_of_ranks_are_the_statistics_of_all() {
         let (caption, answer) = (Objective::Captioning, Objective::QuestionAnswering);
         let mut ranks = [Statistics::default(); 2];
-        ranks[0].add_loss(caption, 6.0, 4);
-        ranks[0].add_loss(answer, 1.5, 1);
-        ranks[1].add_loss(caption, 2.0, 4);
-        ranks[1].add_loss(answer, f32::NAN, 3);
+        let lanes = [(caption, 6.0, 4), (answer, 1.5, 1)];
+        let others = [(caption, 2.0, 4), (answer, f32::NAN, 3)];
+        for (rank, lanes) in ranks.iter_mut().zip([lanes, others]) {
+            for (objective, loss, tokens) in lanes {
+                rank.count_tokens(objective, tokens);
+                rank.add_loss(objective, loss);
+            }
+        }
         ranks[1].rows = 7;
         ranks[1].reconfigure = 1;
-        let vectors = ranks.map(Statistics::to_vector);
-        let sum: Vec<i64> = vectors[0]
-            .iter()
-            .zip(&vectors[1])
-            .map(|(a, b)| a + b)
-            .collect();
-        let all = Statistics::from_vector(&sum);
+        let sum = |vector: fn(&Statistics) -> Vec<i64>| -> Vec<i64> {
+            let [a, b] = [0, 1].map(|rank| vector(&ranks[rank]));
+            a.iter().zip(&b).map(|(a, b)| a + b).collect()
+        };
+        let mut all = Statistics::default();
+        all.set_counts(&sum(Statistics::counts));
+        all.set_outcome(&sum(Statistics::outcome));
         assert_eq!((all.rows, all.reconfigure, all.stop), (7, 1, 0));
         assert_eq!((all.bad_values, all.all_tokens()), (1, 12));
         let mut losses = [None; Objective::COUNT];

@@ -1,28 +1,32 @@
 //! The training step alone, on inputs made up: what the device costs and what it could do.
 
+use std::sync::atomic::AtomicI32;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 use ringmaster_model::flat::{self, Layout};
-use ringmaster_model::{Model, NoiseKey, Ops};
+use ringmaster_model::{Model, Ops};
 use ringmaster_proto::RunSpec;
 use ringmaster_proto::vocab::RESERVED;
 use ringmaster_ring::{Abort, Membership, Options, Ring, RingListener};
 
-use crate::engine::{Collective, Engine, Sums};
+use crate::engine::{Collective, Engine, Seconds, Work};
 use crate::feeder::MicroBatch;
-use crate::objective::{Lens, Tokens};
+use crate::objective::{Lens, Objective, Tokens};
 use crate::optimizer::{self, State};
 use crate::sampling::Rule;
-use crate::{DeviceChoice, WorkerError, batch};
+use crate::statistics::Statistics;
+use crate::{DeviceChoice, WorkerError};
 
 /// Seconds of one step by phase.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepSeconds {
     /// Input to the device, forward and backward pass, conversion and sum of gradients.
     pub compute: f64,
-    /// The average over the ranks, here one.
+    /// The average over the ranks, here one, in part while the device computes.
     pub reduce: f64,
+    /// In which it was waited for with nothing else to do.
+    pub exposed: f64,
     /// Norm, clip and update.
     pub optimizer: f64,
 }
@@ -30,7 +34,7 @@ pub struct StepSeconds {
 impl StepSeconds {
     /// The whole step.
     pub fn total(&self) -> f64 {
-        self.compute + self.reduce + self.optimizer
+        self.compute + self.exposed + self.optimizer
     }
 }
 
@@ -54,7 +58,7 @@ pub struct StepBench {
     engine: Engine,
     state: State,
     ring: Ring,
-    lanes: Vec<MicroBatch>,
+    lanes: Vec<(Objective, MicroBatch)>,
 }
 
 impl StepBench {
@@ -72,7 +76,7 @@ impl StepBench {
         let model = engine.adopt(model, &layout, &state);
         Ok(Self {
             lanes: (0..spec.data.lanes)
-                .map(|lane| made_up(&spec, lane))
+                .map(|lane| (Objective::Captioning, made_up(&spec, lane)))
                 .collect(),
             ring: alone()?,
             spec,
@@ -94,18 +98,21 @@ impl StepBench {
     /// # Errors
     /// [`WorkerError::Internal`] if the device fails.
     pub fn step(&mut self) -> Result<Stepped, WorkerError> {
-        let mut seconds = StepSeconds::default();
-        let started = Instant::now();
-        let Sums { losses, .. } = self.compute()?;
-        seconds.compute = started.elapsed().as_secs_f64();
-
-        let tokens: u64 = self.lanes.iter().map(|lane| lane.tokens.counted()).sum();
-        let started = Instant::now();
-        let step = self.state.step;
+        let mut own = Statistics::default();
+        for (objective, lane) in &self.lanes {
+            own.count_tokens(*objective, lane.tokens.counted());
+        }
+        let work = Work {
+            spec: &self.spec,
+            device: &self.device,
+            model: &self.model,
+            layout: &self.layout,
+            step: self.state.step,
+            lanes: &self.lanes,
+            asked: &AtomicI32::new(0),
+        };
         let none = &mut Collective::default();
-        self.engine
-            .all_reduce(none, &mut self.ring, step, tokens as f64)?;
-        seconds.reduce = started.elapsed().as_secs_f64();
+        let (all, taken) = self.engine.gradient(&work, own, none, &mut self.ring)?;
 
         let started = Instant::now();
         let grad_norm = self.engine.norm()?;
@@ -117,32 +124,21 @@ impl StepBench {
             .update(model, &self.layout, &mut self.state, rate, train);
         self.wait()?;
         self.state.step += 1;
-        seconds.optimizer = started.elapsed().as_secs_f64();
-
-        let loss: f64 = losses.iter().map(|loss| f64::from(*loss)).sum();
+        let Seconds {
+            compute,
+            reduce,
+            exposed,
+        } = taken;
         Ok(Stepped {
-            loss: loss / tokens as f64,
+            loss: all.mean_loss(),
             grad_norm,
-            seconds,
+            seconds: StepSeconds {
+                compute,
+                reduce,
+                exposed,
+                optimizer: started.elapsed().as_secs_f64(),
+            },
         })
-    }
-
-    fn compute(&mut self) -> Result<Sums, WorkerError> {
-        self.engine.clear();
-        let train = &self.spec.train;
-        for lane in &self.lanes {
-            let batch = batch::on_device(lane, &self.spec.model, &self.device);
-            let noise = NoiseKey {
-                seed: self.spec.run.seed,
-                step: self.state.step,
-                lane: lane.lane,
-            };
-            let (ops, smoothing) = (Ops::training(train, noise), train.label_smoothing);
-            let (model, layout) = (&self.model, &self.layout);
-            self.engine
-                .accumulate(model, layout, batch, smoothing, ops)?;
-        }
-        self.engine.sums()
     }
 
     /// The digest of the state, as a run would report it.
@@ -212,7 +208,7 @@ fn alone() -> Result<Ring, WorkerError> {
 }
 
 /// A microbatch of noise, every token real.
-fn made_up(spec: &RunSpec, lane: u32) -> MicroBatch {
+pub(crate) fn made_up(spec: &RunSpec, lane: u32) -> MicroBatch {
     let lens = Lens::of(&spec.model);
     let rows = spec.data.lane_batch as usize;
     let mut tokens = Tokens::default();

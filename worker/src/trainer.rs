@@ -1,27 +1,26 @@
 //! The training step: one function you can read aloud, and what it stands on.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::AtomicI32;
 use std::time::Instant;
 
 use burn::tensor::Device;
+use ringmaster_model::Model;
 use ringmaster_model::flat::{self, Layout};
-use ringmaster_model::{Model, NoiseKey, Ops};
+use ringmaster_proto::RunSpec;
 use ringmaster_proto::v1::{Boundary, StepDone};
-use ringmaster_proto::{RunSpec, Step};
-use ringmaster_ring::{Abort, Ring, Tag};
+use ringmaster_ring::{Abort, Ring};
 
 use crate::WorkerError;
-use crate::batch;
-use crate::engine::{Collective, Engine, Sums};
-use crate::feeder::{Feeder, MicroBatch, StepInput};
+use crate::engine::{Collective, Engine, Work};
+use crate::feeder::{Feeder, StepInput};
 use crate::objective::Objective;
 use crate::optimizer::{self, State};
 use crate::sampling::Rule;
 use crate::statistics::Statistics;
-
-/// Bucket number of the statistics in the ring's frames.
-const STATISTICS: u32 = u32::MAX - 1;
 
 /// A model, its state and the buffers of its gradients: all a rank needs besides a ring and data.
 pub(crate) struct Trainer {
@@ -44,15 +43,6 @@ pub(crate) struct Membership {
     pub(crate) abort: Abort,
     /// The [`Boundary`] the coordinator asked for, 0 for none.
     pub(crate) drain: Arc<AtomicI32>,
-}
-
-/// Seconds of one step by phase.
-#[derive(Default)]
-struct Clock {
-    data: f64,
-    compute: f64,
-    reduce: f64,
-    optimizer: f64,
 }
 
 impl Trainer {
@@ -123,41 +113,57 @@ impl Trainer {
         Ok(flat::with_parameters(model, &self.layout, &ema))
     }
 
-    /// One optimizer step: fetch; per owned lane forward, backward, convert, accumulate;
-    /// all-reduce; norm, clip, update; advance the cursor; report.
+    /// One optimizer step: fetch; the gradient (per owned lane forward, backward, convert,
+    /// accumulate; the average over all ranks, in part while the last lane still computes); norm,
+    /// clip, update; advance the cursor; report.
     ///
-    /// No parameter changes before the last bucket has arrived, and no error can come after the
-    /// first one has changed.
+    /// No parameter changes before the last bucket and the statistics have arrived, and no error can
+    /// come after the first one has changed.
     pub(crate) fn step(
         &mut self,
         feeder: &mut Feeder,
         member: &mut Membership,
     ) -> Result<(StepDone, Boundary), WorkerError> {
         let started = Instant::now();
-        let mut clock = Clock::default();
-
         let probabilities = self.state.sampling.probabilities();
-        let StepInput {
+        let input = feeder.next(&probabilities, &member.abort)?;
+        let data_seconds = started.elapsed().as_secs_f64();
+        let (done, boundary) = self.learn(&input, member)?;
+        let done = StepDone {
+            data_seconds,
+            step_seconds: started.elapsed().as_secs_f64(),
+            ..done
+        };
+        Ok((done, boundary))
+    }
+
+    /// The step from its input on.
+    fn learn(
+        &mut self,
+        input: &StepInput,
+        member: &mut Membership,
+    ) -> Result<(StepDone, Boundary), WorkerError> {
+        let step = self.state.step;
+        debug_assert_eq!(input.step.0, step);
+        let probabilities = self.state.sampling.probabilities();
+        let work = Work {
+            spec: &self.spec,
+            device: &self.device,
+            model: &self.model,
+            layout: &self.layout,
             step,
-            lanes,
-            mut statistics,
-        } = timed(&mut clock.data, || {
-            feeder.next(&probabilities, &member.abort)
-        })?;
-        debug_assert_eq!(step.0, self.state.step);
-        let own_rows = statistics.rows;
-        timed(&mut clock.compute, || {
-            self.accumulate(&lanes, &mut statistics)
-        })?;
+            lanes: &input.lanes,
+            asked: &member.drain,
+        };
+        let (collective, ring) = (&mut member.collective, &mut member.ring);
+        let gradient = (self.engine).gradient(&work, input.statistics, collective, ring);
+        let (all, seconds) = gradient?;
 
-        vote(&mut statistics, member.drain.load(Ordering::Acquire));
-        let all = timed(&mut clock.reduce, || {
-            self.all_reduce(step, statistics, member)
-        })?;
-
-        let lr = optimizer::learning_rate(step.0, self.total_steps, &self.spec.train);
+        let started = Instant::now();
+        let lr = optimizer::learning_rate(step, self.total_steps, &self.spec.train);
         let skipped = all.bad_values > 0 || all.all_tokens() == 0;
-        let norm = timed(&mut clock.optimizer, || self.update(skipped, lr))?;
+        let norm = self.update(skipped, lr)?;
+        let optimizer_seconds = started.elapsed().as_secs_f64();
         self.advance(&all, skipped);
         let boundary = self.boundary(all);
 
@@ -172,13 +178,13 @@ impl Trainer {
             skipped,
             bad_rows: all.bad_rows.cast_unsigned(),
             digest: self.digest_if_due()?,
-            own_rows: own_rows.cast_unsigned(),
-            data_seconds: clock.data,
-            compute_seconds: clock.compute,
-            reduce_seconds: clock.reduce,
-            optimizer_seconds: clock.optimizer,
-            step_seconds: started.elapsed().as_secs_f64(),
+            own_rows: input.statistics.rows.cast_unsigned(),
+            compute_seconds: seconds.compute,
+            reduce_seconds: seconds.reduce,
+            exposed_seconds: seconds.exposed,
+            optimizer_seconds,
             objectives: all.by_objective(&probabilities),
+            ..StepDone::default()
         };
         Ok((done, boundary))
     }
@@ -193,54 +199,6 @@ impl Trainer {
             return Err(WorkerError::BadRows { bad, limit });
         }
         Ok(())
-    }
-
-    /// Forward and backward of every owned lane.
-    fn accumulate(
-        &mut self,
-        lanes: &[(Objective, MicroBatch)],
-        statistics: &mut Statistics,
-    ) -> Result<(), WorkerError> {
-        self.engine.clear();
-        let train = &self.spec.train;
-        for (_, lane) in lanes {
-            let batch = batch::on_device(lane, &self.spec.model, &self.device);
-            let noise = NoiseKey {
-                seed: self.spec.run.seed,
-                step: self.state.step,
-                lane: lane.lane,
-            };
-            let (ops, smoothing) = (Ops::training(train, noise), train.label_smoothing);
-            let (model, layout) = (&self.model, &self.layout);
-            self.engine
-                .accumulate(model, layout, batch, smoothing, ops)?;
-        }
-        let Sums { losses, bad } = self.engine.sums()?;
-        for ((objective, lane), loss) in lanes.iter().zip(losses) {
-            statistics.add_loss(*objective, loss, lane.tokens.counted());
-        }
-        statistics.bad_values = statistics.bad_values.saturating_add_unsigned(bad);
-        Ok(())
-    }
-
-    /// Statistics first, since the average needs the token count; then every bucket.
-    fn all_reduce(
-        &mut self,
-        step: Step,
-        own: Statistics,
-        member: &mut Membership,
-    ) -> Result<Statistics, WorkerError> {
-        let Membership {
-            collective, ring, ..
-        } = member;
-        let mut vector = own.to_vector();
-        ring.all_reduce_i64(Tag::new(step.0, STATISTICS), &mut vector)?;
-        let all = Statistics::from_vector(&vector);
-        let tokens = all.all_tokens() as f64;
-        if all.bad_values == 0 && tokens > 0.0 {
-            self.engine.all_reduce(collective, ring, step.0, tokens)?;
-        }
-        Ok(all)
     }
 
     /// Clips and applies the reduced gradient; returns its norm before clipping.
@@ -290,16 +248,4 @@ impl Trainer {
         let (state, layout) = self.state()?;
         Ok(state.digest(layout))
     }
-}
-
-fn vote(statistics: &mut Statistics, asked: i32) {
-    statistics.stop = i64::from(asked == Boundary::Stop as i32);
-    statistics.reconfigure = i64::from(asked == Boundary::Reconfigure as i32);
-}
-
-fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
-    let result = work();
-    *seconds += started.elapsed().as_secs_f64();
-    result
 }

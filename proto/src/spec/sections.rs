@@ -133,6 +133,8 @@ pub struct TrainSpec {
     pub reduction: Reduction,
     /// Size of a gradient bucket, MiB of f32.
     pub bucket_mib: u32,
+    /// Whether buckets leave while the rest of the gradient is still computed, on CPUs; changes no bit.
+    pub overlap: bool,
     /// Every that many steps the digest of the state is taken and compared; 0: only at checkpoints.
     pub digest_every: u64,
     /// Share of the activations that dropout sets to 0 after every attention, MLP and embedding.

@@ -4,20 +4,27 @@
 //! The model's parameters are views of one flat buffer, so an update in place is the next forward
 //! pass's parameters. The kernels are `state.cu`.
 
+use std::time::Instant;
+
 use burn::backend::{CubeDevice, DispatchDevice};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Gradients, Shape, Tensor, TensorData};
 use burn_cubecl::tensor::CubeTensor;
+use ringmaster_model::Model;
 use ringmaster_model::cuda::source::{Source, buffer};
 use ringmaster_model::cuda::view::{resolve, view};
 use ringmaster_model::flat::Layout;
-use ringmaster_model::{Batch, Model, Ops};
 use ringmaster_proto::spec::{Reduction, TrainSpec};
 use ringmaster_ring::nccl::Nccl;
-use ringmaster_ring::{Ring, RingError, fixed};
+use ringmaster_ring::{Ring, RingError, Tag, fixed};
 
-use super::{Collective, Sums, devices, host};
+use super::buckets::buckets;
+use super::exchange::{OUTCOME, average};
+use super::work::{Seconds, Work};
+use super::{Collective, devices};
+use crate::feeder::MicroBatch;
 use crate::optimizer::{Adam, State};
+use crate::statistics::Statistics;
 use crate::{WorkerError, batch};
 
 const TEXT: &str = include_str!("state.cu");
@@ -135,7 +142,44 @@ impl Cuda {
         Ok(())
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Everything in turn: the device computes, then the ranks talk.
+    pub(super) fn gradient(
+        &mut self,
+        work: &Work<'_>,
+        mut own: Statistics,
+        collective: &mut Collective,
+        ring: &mut Ring,
+    ) -> Result<(Statistics, Seconds), WorkerError> {
+        let started = Instant::now();
+        self.clear();
+        for (_, lane) in work.lanes {
+            self.accumulate(work, lane);
+        }
+        let (losses, bad) = self.sums()?;
+        work.outcome(&mut own, &losses, bad);
+        let computed = Instant::now();
+
+        let mut counts = own.counts();
+        let known = counts.len();
+        counts.extend(own.outcome());
+        ring.all_reduce_i64(Tag::new(work.step, OUTCOME), &mut counts)?;
+        let mut all = Statistics::default();
+        all.set_counts(&counts[..known]);
+        all.set_outcome(&counts[known..]);
+        let tokens = all.all_tokens() as f64;
+        if all.bad_values == 0 && tokens > 0.0 {
+            self.all_reduce(collective, ring, work.step, tokens)?;
+        }
+        let reduce = computed.elapsed().as_secs_f64();
+        let seconds = Seconds {
+            compute: (computed - started).as_secs_f64(),
+            reduce,
+            exposed: reduce,
+        };
+        Ok((all, seconds))
+    }
+
+    fn clear(&mut self) {
         self.losses.clear();
         for tensor in [&self.sums, &self.bad] {
             let words = tensor.meta.shape().num_elements() * tensor.dtype.size() / 16;
@@ -143,24 +187,18 @@ impl Cuda {
         }
     }
 
-    pub(super) fn accumulate(
-        &mut self,
-        model: &Model,
-        _: &Layout,
-        batch: Batch,
-        smoothing: f64,
-        ops: Ops,
-    ) -> Result<(), WorkerError> {
+    fn accumulate(&mut self, work: &Work<'_>, lane: &MicroBatch) {
+        let (batch, ops) = work.pass(lane);
         let mut add = |gradients: &mut Gradients| {
-            model.visit(&mut Add {
+            work.model.visit(&mut Add {
                 engine: self,
                 gradients,
                 parameter: 0,
             });
         };
-        let loss = model.forward_backward(batch, smoothing, ops, &mut add);
+        let smoothing = work.spec.train.label_smoothing;
+        let loss = (work.model).forward_backward(batch, smoothing, ops, &mut add);
         self.losses.push(loss.inner());
-        Ok(())
     }
 
     /// Queues the addition of one parameter's gradient to the sums.
@@ -177,16 +215,14 @@ impl Cuda {
         }
     }
 
-    pub(super) fn sums(&mut self) -> Result<Sums, WorkerError> {
+    /// The losses, in order, and how many gradients were bad, once all of them are computed.
+    fn sums(&mut self) -> Result<(Vec<f32>, u64), WorkerError> {
         let losses = std::mem::take(&mut self.losses);
         let losses = losses.into_iter().map(batch::scalar);
-        let losses = losses.collect::<Result<_, _>>()?;
+        let losses = losses.collect::<Result<Vec<f32>, _>>()?;
         let bad = read(&self.bad)?;
         let bad = bad.as_chunks::<8>().0.first().copied().unwrap_or_default();
-        Ok(Sums {
-            losses,
-            bad: u64::from_le_bytes(bad),
-        })
+        Ok((losses, u64::from_le_bytes(bad)))
     }
 
     pub(super) fn join(&self, ring: &mut Ring) -> Result<Collective, WorkerError> {
@@ -195,7 +231,7 @@ impl Cuda {
         Ok(Collective { nccl })
     }
 
-    pub(super) fn all_reduce(
+    fn all_reduce(
         &mut self,
         collective: &mut Collective,
         ring: &mut Ring,
@@ -247,7 +283,7 @@ impl Cuda {
         tokens: f64,
     ) -> Result<(), WorkerError> {
         let sums = read(&self.sums)?;
-        let (mut exact, mut reduced) = match self.reduction {
+        let (mut exact, mut reduced): (Vec<i64>, Vec<f32>) = match self.reduction {
             Reduction::Exact => {
                 let words = sums.as_chunks::<8>().0.iter();
                 let exact = words.map(|word| i64::from_le_bytes(*word));
@@ -259,8 +295,15 @@ impl Cuda {
                 (Vec::new(), reduced)
             }
         };
-        let how = (self.reduction, self.bucket);
-        host::all_reduce(ring, step, tokens, how, &mut exact, &mut reduced)?;
+        for (number, bucket) in buckets(self.total, self.bucket).enumerate() {
+            let exact = match self.reduction {
+                Reduction::Exact => &mut exact[bucket.clone()],
+                Reduction::F32 | Reduction::Bf16 => &mut [],
+            };
+            let sums = (exact, &mut reduced[bucket]);
+            let tag = Tag::new(step, number as u32);
+            average(ring, tag, self.reduction, sums, tokens)?;
+        }
         let room = self.reduced.meta.shape().num_elements();
         reduced.resize(room, 0.0);
         let data = TensorData::new(reduced, [room]);

@@ -1,13 +1,22 @@
 //! Everything in host memory: the state's own vectors, and gradients beside them.
 
+use std::ops::Range;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::Instant;
+
+use ringmaster_model::Model;
 use ringmaster_model::flat::{self, Layout};
-use ringmaster_model::{Batch, Model, Ops};
 use ringmaster_proto::spec::{Reduction, TrainSpec};
 use ringmaster_ring::nccl::bootstrap::decline;
 use ringmaster_ring::{Ring, Tag, fixed};
 
-use super::{Collective, Sums};
+use super::Collective;
+use super::buckets::{Finality, buckets};
+use super::exchange::{Exchange, Leaving};
+use super::work::{Seconds, Work};
 use crate::optimizer::{self, State};
+use crate::statistics::Statistics;
 use crate::{WorkerError, batch};
 
 /// Gradients, reused from step to step; parameters and moments stay in the [`State`].
@@ -22,7 +31,7 @@ pub(crate) struct Host {
     exact: Vec<i64>,
     /// The reduced average; during an f32 or bf16 step, first the sum over the owned lanes.
     reduced: Vec<f32>,
-    sums: Sums,
+    finality: Finality,
 }
 
 impl Host {
@@ -38,10 +47,7 @@ impl Host {
             lane: vec![0.0; layout.total],
             exact: vec![0; exact],
             reduced: vec![0.0; layout.total],
-            sums: Sums {
-                losses: Vec::new(),
-                bad: 0,
-            },
+            finality: Finality::new(layout),
         }
     }
 
@@ -59,50 +65,97 @@ impl Host {
         Ok(())
     }
 
-    pub(super) fn clear(&mut self) {
-        self.exact.fill(0);
-        self.reduced.fill(0.0);
-        self.sums.losses.clear();
-        self.sums.bad = 0;
-    }
-
-    pub(super) fn accumulate(
+    /// Computes on this thread while another one talks to the other ranks.
+    pub(super) fn gradient(
         &mut self,
-        model: &Model,
-        layout: &Layout,
-        batch: Batch,
-        smoothing: f64,
-        ops: Ops,
-    ) -> Result<(), WorkerError> {
-        self.lane.fill(0.0);
-        let lane = &mut self.lane;
-        let loss = model.forward_backward(batch, smoothing, ops, |gradients| {
-            flat::add_gradients(model, gradients, layout, lane);
-        });
-        self.sums.losses.push(batch::scalar(loss)?);
-        self.sums.bad += self.add_lane();
-        Ok(())
-    }
-
-    /// Adds the lane's gradient to the rank's sum; returns how many values were bad.
-    fn add_lane(&mut self) -> u64 {
-        if self.reduction == Reduction::Exact {
-            return fixed::accumulate(&self.lane, &mut self.exact, self.lanes);
-        }
-        let mut bad = 0;
-        for (sum, g) in self.reduced.iter_mut().zip(&self.lane) {
-            bad += u64::from(!g.is_finite());
-            *sum += g;
-        }
-        bad
-    }
-
-    #[allow(clippy::unnecessary_wraps, reason = "the other engine's shape")]
-    pub(super) fn sums(&mut self) -> Result<Sums, WorkerError> {
-        Ok(Sums {
-            losses: std::mem::take(&mut self.sums.losses),
-            bad: self.sums.bad,
+        work: &Work<'_>,
+        own: Statistics,
+        _: &mut Collective,
+        ring: &mut Ring,
+    ) -> Result<(Statistics, Seconds), WorkerError> {
+        let exchange = Exchange {
+            ring,
+            step: work.step,
+            reduction: self.reduction,
+            busy: 0.0,
+        };
+        // Room for all that can leave: computing never waits for the ring.
+        let (leave, leaving) = sync_channel(self.lane.len().div_ceil(self.bucket) + 1);
+        let span = tracing::Span::current();
+        thread::scope(|scope| {
+            let talk = move || span.in_scope(|| exchange.run(&own, &leaving));
+            let talking = thread::Builder::new()
+                .name("exchange".into())
+                .spawn_scoped(scope, talk)
+                .map_err(|error| {
+                    WorkerError::Internal(format!("cannot start a thread: {error}"))
+                })?;
+            let started = Instant::now();
+            self.compute(work, own, leave)?;
+            let computed = Instant::now();
+            let talked = talking.join();
+            let (all, reduce) = talked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let seconds = Seconds {
+                compute: (computed - started).as_secs_f64(),
+                reduce,
+                exposed: computed.elapsed().as_secs_f64(),
+            };
+            Ok((all, seconds))
         })
+    }
+
+    /// Forward and backward of every owned lane; buckets leave during the last one's backward pass.
+    /// Goes on where nobody listens any more: whoever listened knows why.
+    fn compute<'a>(
+        &'a mut self,
+        work: &Work<'_>,
+        mut own: Statistics,
+        leave: SyncSender<Leaving<'a>>,
+    ) -> Result<(), WorkerError> {
+        let overlap = work.spec.train.overlap;
+        let (lane, finality) = (&mut self.lane, &mut self.finality);
+        let mut sums = Sums::new(&mut self.exact, &mut self.reduced, self.lanes);
+        let mut waiting = buckets(lane.len(), self.bucket).peekable();
+        let mut losses = Vec::with_capacity(work.lanes.len());
+        for (number, (_, micro)) in work.lanes.iter().enumerate() {
+            let leaves = overlap && number + 1 == work.lanes.len();
+            lane.fill(0.0);
+            finality.begin();
+            let mut late = false;
+            let (batch, ops) = work.pass(micro);
+            let smoothing = work.spec.train.label_smoothing;
+            let collect = |gradients: &mut _| {
+                let touched = flat::add_gradients(work.model, gradients, work.layout, lane);
+                let from = finality.piece(&touched);
+                late |= from.is_err();
+                let Ok(from) = from else { return };
+                while let Some(bucket) = waiting.next_if(|b| leaves && b.start >= from) {
+                    sums.add(lane, bucket.clone());
+                    leave.send(sums.split_off(bucket.start)).ok();
+                }
+            };
+            let loss = (work.model).forward_backward(batch, smoothing, ops, collect);
+            finality.end();
+            if leaves && late {
+                let what = "a gradient came after its bucket had left";
+                return Err(WorkerError::Internal(what.into()));
+            }
+            sums.add(lane, 0..sums.len());
+            losses.push(batch::scalar(loss)?);
+        }
+        work.outcome(&mut own, &losses, sums.bad);
+        // Without overlap the outcome goes first: a step with bad values is skipped before its buckets
+        // cost anything.
+        if !overlap {
+            leave.send(Leaving::Outcome(own)).ok();
+        }
+        for bucket in waiting {
+            leave.send(sums.split_off(bucket.start)).ok();
+        }
+        if overlap {
+            leave.send(Leaving::Outcome(own)).ok();
+        }
+        Ok(())
     }
 
     /// In host memory there is nothing but the ring; the others must hear so.
@@ -110,24 +163,6 @@ impl Host {
     pub(super) fn join(&self, ring: &mut Ring) -> Result<Collective, WorkerError> {
         decline(ring, Tag::new(0, super::VOTES))?;
         Ok(Collective::default())
-    }
-
-    pub(super) fn all_reduce(
-        &mut self,
-        _: &mut Collective,
-        ring: &mut Ring,
-        step: u64,
-        tokens: f64,
-    ) -> Result<(), WorkerError> {
-        let Self { exact, reduced, .. } = self;
-        all_reduce(
-            ring,
-            step,
-            tokens,
-            (self.reduction, self.bucket),
-            exact,
-            reduced,
-        )
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "the other engine's shape")]
@@ -148,31 +183,55 @@ impl Host {
     }
 }
 
-/// Every bucket in turn around the ring: `exact`, or in the other reductions `reduced`, is summed over
-/// the ranks, and `reduced` becomes the sum over `tokens`.
-pub(super) fn all_reduce(
-    ring: &mut Ring,
-    step: u64,
-    tokens: f64,
-    (reduction, bucket): (Reduction, usize),
-    exact: &mut [i64],
-    reduced: &mut [f32],
-) -> Result<(), WorkerError> {
-    let total = reduced.len();
-    for (number, start) in (0..total).step_by(bucket).enumerate() {
-        let range = start..(start + bucket).min(total);
-        let tag = Tag::new(step, number as u32);
-        let out = &mut reduced[range.clone()];
-        match reduction {
-            Reduction::Exact => ring.all_reduce_exact(tag, &mut exact[range], out, tokens)?,
-            Reduction::F32 => ring.all_reduce_f32(tag, out)?,
-            Reduction::Bf16 => ring.all_reduce_bf16(tag, out)?,
+/// The sums over the owned lanes, as far as they have not left.
+struct Sums<'a> {
+    exact: &'a mut [i64],
+    reduced: &'a mut [f32],
+    lanes: u32,
+    /// Values that were bad.
+    bad: u64,
+}
+
+impl<'a> Sums<'a> {
+    fn new(exact: &'a mut [i64], reduced: &'a mut [f32], lanes: u32) -> Self {
+        exact.fill(0);
+        reduced.fill(0.0);
+        Self {
+            exact,
+            reduced,
+            lanes,
+            bad: 0,
         }
     }
-    if reduction != Reduction::Exact {
-        for g in reduced {
-            *g = (f64::from(*g) / tokens) as f32;
+
+    fn len(&self) -> usize {
+        self.reduced.len()
+    }
+
+    /// Adds part of a lane's gradient.
+    fn add(&mut self, lane: &[f32], range: Range<usize>) {
+        let lane = &lane[range.clone()];
+        if !self.exact.is_empty() {
+            self.bad += fixed::accumulate(lane, &mut self.exact[range], self.lanes);
+            return;
+        }
+        for (sum, g) in self.reduced[range].iter_mut().zip(lane) {
+            self.bad += u64::from(!g.is_finite());
+            *sum += g;
         }
     }
-    Ok(())
+
+    /// Lets go of the sums from `start` on.
+    fn split_off(&mut self, start: usize) -> Leaving<'a> {
+        let (exact, reduced) = (&mut self.exact, &mut self.reduced);
+        let at = start.min(exact.len());
+        let (rest, exact_bucket) = std::mem::take(exact).split_at_mut(at);
+        *exact = rest;
+        let (rest, reduced_bucket) = std::mem::take(reduced).split_at_mut(start);
+        *reduced = rest;
+        Leaving::Bucket {
+            exact: exact_bucket,
+            reduced: reduced_bucket,
+        }
+    }
 }

@@ -4,20 +4,25 @@
 //! Both do the same arithmetic on the same flat layout. Nothing outside this folder knows which of the
 //! two it is.
 
+mod buckets;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cuda")]
 mod devices;
+mod exchange;
 mod host;
+mod work;
 
 use burn::tensor::Device;
 use ringmaster_model::flat::Layout;
-use ringmaster_model::{Batch, Model, Ops};
+use ringmaster_model::{Model, Ops};
 use ringmaster_proto::spec::TrainSpec;
 use ringmaster_ring::Ring;
 
 use crate::WorkerError;
 use crate::optimizer::State;
+use crate::statistics::Statistics;
+pub(crate) use work::{Seconds, Work};
 
 /// Bucket number, in the ring's frames, of the votes on what to sum with.
 const VOTES: u32 = u32::MAX - 2;
@@ -37,14 +42,6 @@ pub(crate) enum Engine {
 pub(crate) struct Collective {
     #[cfg(feature = "cuda")]
     nccl: Option<ringmaster_ring::nccl::Nccl>,
-}
-
-/// What the microbatches of a step came to.
-pub(crate) struct Sums {
-    /// Sum of token losses of each microbatch, in order, nats.
-    pub(crate) losses: Vec<f32>,
-    /// Gradients that were not finite or too large.
-    pub(crate) bad: u64,
 }
 
 /// Calls the same method of either engine.
@@ -79,43 +76,23 @@ impl Engine {
         each!(self, engine => engine.pull(layout, state))
     }
 
-    /// Forgets the gradients of the last step.
-    pub(crate) fn clear(&mut self) {
-        each!(self, engine => engine.clear());
-    }
-
-    /// Forward and backward pass of one microbatch on the *sum* of its token losses; converts the
-    /// gradient and adds it to the owned lanes' sum.
-    pub(crate) fn accumulate(
-        &mut self,
-        model: &Model,
-        layout: &Layout,
-        batch: Batch,
-        smoothing: f64,
-        ops: Ops,
-    ) -> Result<(), WorkerError> {
-        each!(self, engine => engine.accumulate(model, layout, batch, smoothing, ops))
-    }
-
-    /// What the microbatches since [`Self::clear`] came to, once they are computed.
-    pub(crate) fn sums(&mut self) -> Result<Sums, WorkerError> {
-        each!(self, engine => engine.sums())
-    }
-
     /// What the ranks of a ring sum their gradients with; all of them call it once.
     pub(crate) fn join(&self, ring: &mut Ring) -> Result<Collective, WorkerError> {
         each!(self, engine => engine.join(ring))
     }
 
-    /// Sums the gradients over all ranks and divides them by `tokens`.
-    pub(crate) fn all_reduce(
+    /// Forward and backward pass of every owned lane on the *sum* of its token losses, and the average
+    /// of the gradients over the tokens of all ranks. `own` has the counts of this rank; returns the
+    /// statistics of all. No parameter changes, and where they have bad values or no tokens there is
+    /// no average.
+    pub(crate) fn gradient(
         &mut self,
+        work: &Work<'_>,
+        own: Statistics,
         collective: &mut Collective,
         ring: &mut Ring,
-        step: u64,
-        tokens: f64,
-    ) -> Result<(), WorkerError> {
-        each!(self, engine => engine.all_reduce(collective, ring, step, tokens))
+    ) -> Result<(Statistics, Seconds), WorkerError> {
+        each!(self, engine => engine.gradient(work, own, collective, ring))
     }
 
     /// Euclidean norm of the reduced gradient: f64 sums over fixed blocks, added in order.
@@ -134,4 +111,16 @@ impl Engine {
     ) -> Model {
         each!(self, engine => engine.update(model, layout, state, (scale, lr), train))
     }
+}
+
+/// `ops` with the backward pass of the engine for `device`. In host memory it always is in pieces:
+/// where several segments use a value its gradients are added in another order than in one piece, and
+/// no bit may depend on whether there are other ranks to send the pieces to.
+pub(crate) fn backward_pass(ops: Ops, device: &Device) -> Ops {
+    #[cfg(feature = "cuda")]
+    if ringmaster_model::cuda::is_cuda(device) {
+        return ops;
+    }
+    let _ = device;
+    ops.in_pieces()
 }

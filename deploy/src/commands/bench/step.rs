@@ -55,6 +55,8 @@ struct Report {
     step_seconds: f64,
     compute_seconds: f64,
     reduce_seconds: f64,
+    /// Part of it that nothing was computed in.
+    exposed_seconds: f64,
     optimizer_seconds: f64,
     step_seconds_min: f64,
     examples_per_second: f64,
@@ -123,6 +125,7 @@ pub(crate) fn run(args: &StepArgs) -> Result<Exit, CliError> {
         step_seconds,
         compute_seconds: median(|s| s.compute),
         reduce_seconds: median(|s| s.reduce),
+        exposed_seconds: median(|s| s.exposed),
         optimizer_seconds: median(|s| s.optimizer),
         step_seconds_min: totals.fold(f64::INFINITY, f64::min),
         examples_per_second: examples as f64 / step_seconds,
@@ -152,6 +155,7 @@ fn print(report: &Report) {
         ("step", milliseconds(report.step_seconds)),
         ("  compute", milliseconds(report.compute_seconds)),
         ("  reduce", milliseconds(report.reduce_seconds)),
+        ("  reduce, exposed", milliseconds(report.exposed_seconds)),
         ("  optimizer", milliseconds(report.optimizer_seconds)),
         ("model", rate(report.tflop_per_second)),
         (
