@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// How many steps back a redo is compared.
 const COMPARED_MAX: usize = 65_536;
 
-/// One completed step; equal on all ranks except `seconds`.
+/// One completed step; equal on all ranks except what is in seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
     /// Steps applied after this one.
@@ -45,6 +45,12 @@ pub struct StepLine {
     pub digest: Option<String>,
     /// Wall-clock time of the step on the rank that reported it first.
     pub seconds: f64,
+    /// Part of it in which gradients went around the ring.
+    #[serde(default)]
+    pub reduce_seconds: f64,
+    /// Part of that in which the rank waited for them with nothing else to do.
+    #[serde(default)]
+    pub exposed_seconds: f64,
 }
 
 /// What a step came to for one objective.
@@ -84,6 +90,8 @@ impl StepLine {
             objectives: done.objectives.iter().map(objective).collect(),
             digest: (!done.digest.is_empty()).then(|| done.digest.clone()),
             seconds: done.step_seconds,
+            reduce_seconds: done.reduce_seconds,
+            exposed_seconds: done.exposed_seconds,
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct WorkerTally {
     rows: f64,
     step_seconds: f64,
     data_seconds: f64,
-    reduce_seconds: f64,
+    exposed_seconds: f64,
 }
 
 impl WorkerTally {
@@ -35,7 +35,7 @@ impl WorkerTally {
         blend(&mut self.rows, done.own_rows as f64);
         blend(&mut self.step_seconds, done.step_seconds);
         blend(&mut self.data_seconds, done.data_seconds);
-        blend(&mut self.reduce_seconds, done.reduce_seconds);
+        blend(&mut self.exposed_seconds, done.exposed_seconds);
         (self.rank, self.step, self.loss) = (rank, done.step, done.loss);
     }
 
@@ -49,20 +49,20 @@ impl WorkerTally {
         ratio(self.data_seconds, self.step_seconds)
     }
 
-    /// Share of its time spent in the all-reduce, 0 to 1.
-    pub(crate) fn reduce_share(&self) -> f64 {
-        ratio(self.reduce_seconds, self.step_seconds)
+    /// Share of its time spent waiting for the all-reduce, 0 to 1.
+    pub(crate) fn exposed_share(&self) -> f64 {
+        ratio(self.exposed_seconds, self.step_seconds)
     }
 
     /// One line for people.
     pub(crate) fn line(&self) -> String {
         format!(
-            "step {}  loss {:.4}  {:.0} examples/s  data wait {:.0}%  all-reduce {:.0}%",
+            "step {}  loss {:.4}  {:.0} examples/s  data wait {:.0}%  all-reduce wait {:.0}%",
             self.step,
             self.loss,
             self.examples_per_second(),
             100.0 * self.data_share(),
-            100.0 * self.reduce_share(),
+            100.0 * self.exposed_share(),
         )
     }
 }
@@ -143,13 +143,13 @@ impl RunTally {
         let eta = self.eta_seconds().map_or_else(|| "?".to_owned(), duration);
         format!(
             "step {}/{}  loss {:.4}  {rate:.0} examples/s  {} workers  data wait {:.0}%  \
-             all-reduce {:.0}%  eta {eta}",
+             all-reduce wait {:.0}%  eta {eta}",
             self.step,
             self.total_steps,
             self.loss,
             self.workers.len(),
             most(WorkerTally::data_share),
-            most(WorkerTally::reduce_share),
+            most(WorkerTally::exposed_share),
         )
     }
 }
@@ -169,7 +169,7 @@ mod tests {
             own_rows: 32,
             step_seconds: seconds,
             data_seconds: seconds / 32.0,
-            reduce_seconds: seconds / 4.0,
+            exposed_seconds: seconds / 4.0,
             ..StepDone::default()
         };
         WorkerStep {
@@ -188,7 +188,7 @@ mod tests {
         }
         let line = tally.line();
         assert!(
-            line.contains("64 examples/s") && line.contains("all-reduce 25%"),
+            line.contains("64 examples/s") && line.contains("all-reduce wait 25%"),
             "{line}"
         );
         assert_eq!(tally.eta_seconds(), Some(50.0));

@@ -54,11 +54,10 @@ pub(super) fn finished(
     eprintln!("metrics      {}", folder.metrics().display());
     eprintln!("logs         {path}/logs");
     eprintln!("the folder holds {size}; remove it with: rm -r {path}");
+    let cost = Cost::of(folder, end);
+    print_cost(&cost);
     match output {
-        Output::Json => output::json(&Finished {
-            evaluation,
-            cost: Cost::of(folder, end),
-        }),
+        Output::Json => output::json(&Finished { evaluation, cost }),
         Output::Table => print_numbers(evaluation),
     }
     Ok(Exit::Done)
@@ -80,28 +79,51 @@ struct Cost {
     peak_memory_bytes: Option<u64>,
     /// Rows fed forward per second in the median step of the run.
     examples_per_second: Option<f64>,
+    /// Seconds of the median step in which gradients went around the ring.
+    reduce_seconds: Option<f64>,
+    /// Of the median step, those in which a worker waited for that with nothing else to do.
+    exposed_seconds: Option<f64>,
     /// Processor time of this command and all its processes, evaluation included.
     core_seconds: Option<f64>,
 }
 
 impl Cost {
     fn of(folder: &RunFolder, end: &RunEnd) -> Self {
+        let steps = steps(&folder.metrics());
         Self {
             peak_memory_bytes: end.peak_memory_bytes,
-            examples_per_second: examples_per_second(&folder.metrics()),
+            examples_per_second: median(&steps, |step| step.rows as f64 / step.seconds),
+            reduce_seconds: median(&steps, |step| step.reduce_seconds),
+            exposed_seconds: median(&steps, |step| step.exposed_seconds),
             core_seconds: usage::core_seconds(),
         }
     }
 }
 
-/// From `metrics.jsonl`, which has one line per step of the whole run.
-fn examples_per_second(metrics: &Path) -> Option<f64> {
-    let lines = BufReader::new(File::open(metrics).ok()?).lines();
-    let steps = lines.map_while(Result::ok);
-    let steps = steps.filter_map(|line| serde_json::from_str::<StepLine>(&line).ok());
-    let mut rates: Vec<f64> = steps.map(|step| step.rows as f64 / step.seconds).collect();
-    rates.sort_by(f64::total_cmp);
-    rates.get(rates.len() / 2).copied()
+/// From `metrics.jsonl`, which has one line per step of the whole run; none where it cannot be read.
+fn steps(metrics: &Path) -> Vec<StepLine> {
+    let Ok(file) = File::open(metrics) else {
+        return Vec::new();
+    };
+    let lines = BufReader::new(file).lines().map_while(Result::ok);
+    lines
+        .filter_map(|line| serde_json::from_str(&line).ok())
+        .collect()
+}
+
+fn median(steps: &[StepLine], of: impl Fn(&StepLine) -> f64) -> Option<f64> {
+    let mut values: Vec<f64> = steps.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn print_cost(cost: &Cost) {
+    let milliseconds = |seconds: Option<f64>| 1e3 * seconds.unwrap_or_default();
+    eprintln!(
+        "all-reduce   {:.1} ms of the median step, {:.1} ms of them waited for",
+        milliseconds(cost.reduce_seconds),
+        milliseconds(cost.exposed_seconds),
+    );
 }
 
 fn print_numbers(evaluation: &Evaluation) {
@@ -208,7 +230,8 @@ mod tests {
         let golden = concat!(
             r#"{"steps":0,"digest":"","exact_match":null,"baseline_exact_match":null,"#,
             r#""shuffled_exact_match":null,"caption_loss":null,"shuffled_caption_loss":null,"#,
-            r#""peak_memory_bytes":null,"examples_per_second":null,"core_seconds":null}"#,
+            r#""peak_memory_bytes":null,"examples_per_second":null,"reduce_seconds":null,"#,
+            r#""exposed_seconds":null,"core_seconds":null}"#,
         );
         let finished = Finished {
             evaluation: &Evaluation::default(),
@@ -218,13 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_that_of_the_median_step() {
+    fn what_a_step_cost_is_that_of_the_median_step() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         let line = |rows: u64, seconds: f64| {
             let done = ringmaster_proto::v1::StepDone {
                 rows,
                 step_seconds: seconds,
+                exposed_seconds: seconds / 2.0,
                 ..Default::default()
             };
             let line = StepLine::new(ringmaster_proto::Generation(1), &done);
@@ -235,8 +259,12 @@ mod tests {
             [line(64, 0.5), line(64, 100.0), line(32, 2.0)].join("\n"),
         )
         .unwrap();
-        assert_eq!(examples_per_second(&path), Some(16.0));
-        assert_eq!(examples_per_second(&folder.path().join("none")), None);
+        let steps = steps(&path);
+        let rate = |step: &StepLine| step.rows as f64 / step.seconds;
+        assert_eq!(median(&steps, rate), Some(16.0));
+        assert_eq!(median(&steps, |step| step.exposed_seconds), Some(1.0));
+        let none = super::steps(&folder.path().join("none"));
+        assert_eq!(median(&none, rate), None);
     }
 
     #[test]
