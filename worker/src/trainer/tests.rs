@@ -1,3 +1,6 @@
+//! The step with everything around it: its bits on any number of ranks, with and without overlap, and what
+//! is left of it when it fails.
+
 #![allow(clippy::unwrap_used)]
 
 use std::thread;
