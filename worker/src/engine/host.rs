@@ -235,3 +235,57 @@ impl<'a> Sums<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::atomic::AtomicI32;
+
+    use burn::tensor::Device;
+    use ringmaster_proto::RunSpec;
+
+    use super::*;
+    use crate::objective::Objective;
+    use crate::step_bench::made_up;
+
+    /// Three passes of an engine whose second one is told that everything is final with its first
+    /// piece: how each ended and how many messages had left by then.
+    fn passes(overlap: &str) -> [(bool, usize); 3] {
+        let sets = ["train.bucket_mib=1", "data.lane_batch=1", overlap].map(String::from);
+        let spec = RunSpec::parse("", &sets).unwrap();
+        let device = Device::flex().autodiff();
+        let model = Model::new(&spec.model, 1, &device);
+        let layout = flat::layout(&model);
+        let mut host = Host::new(&layout, &spec.train, 1);
+        let lanes = [(Objective::Captioning, made_up(&spec, 0))];
+        let work = Work {
+            spec: &spec,
+            device: &device,
+            model: &model,
+            layout: &layout,
+            step: 0,
+            lanes: &lanes,
+            asked: &AtomicI32::new(0),
+        };
+        [0, 1, 2].map(|pass| {
+            if pass == 1 {
+                host.finality.begin();
+                host.finality.end();
+            }
+            let (leave, left) = sync_channel(100);
+            let ended = host.compute(&work, Statistics::default(), leave);
+            (ended.is_ok(), left.iter().count())
+        })
+    }
+
+    #[test]
+    fn buckets_leave_during_the_backward_pass_and_a_gradient_that_comes_later_is_an_error() {
+        let [first, misled, after] = passes("train.overlap=true");
+        assert!(first.0 && first.1 > 3, "{first:?}");
+        // All buckets have left, and what the pass came to has not.
+        assert_eq!(misled, (false, first.1 - 1));
+        assert_eq!(after, first, "the misled pass has learned");
+        assert_eq!(passes("train.overlap=false"), [first; 3]);
+    }
+}
