@@ -61,6 +61,7 @@ fn a_resume_may_change_length_and_membership_but_not_bits() {
         "membership.max_workers=2",
         "checkpoint.every=9",
         "eval.rows=0",
+        "train.overlap=false",
     ];
     let refused = [
         "train.lr=0.1",

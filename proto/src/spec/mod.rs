@@ -65,13 +65,17 @@ impl RunSpec {
     }
 
     /// blake3 over the parts of the spec that decide the bits of the run: everything except what a
-    /// resume may change (steps, checkpoint, membership, evaluation and Kubernetes keys).
+    /// resume may change (steps, overlap, checkpoint, membership, evaluation and Kubernetes keys).
     pub fn identity_hash(&self) -> String {
+        let train = TrainSpec {
+            overlap: true,
+            ..self.train.clone()
+        };
         let bits = (
             &self.run.seed,
             &self.data,
             &self.model,
-            &self.train,
+            &train,
             &self.tasks,
             &self.init,
         );

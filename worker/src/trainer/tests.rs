@@ -16,6 +16,9 @@ use crate::step_bench::made_up;
 const LANES: u32 = 4;
 const STEPS: u64 = 3;
 
+/// Bucket number of what is known before a step is computed; see the engine.
+const COUNTS: u32 = u32::MAX - 3;
+
 /// Several buckets of 2^18 elements, the smallest there are.
 fn spec(sets: &[&str]) -> Arc<RunSpec> {
     let small = [
@@ -167,7 +170,7 @@ fn an_abort_in_the_middle_of_a_step_changes_nothing() {
             // Takes part up to the second bucket, then rank 0 is told to stop.
             let ring = &mut member.ring;
             let counts = Statistics::default().counts().len();
-            ring.all_reduce_i64(Tag::new(0, u32::MAX - 3), &mut vec![0; counts])
+            ring.all_reduce_i64(Tag::new(0, COUNTS), &mut vec![0; counts])
                 .unwrap();
             let (mut exact, mut out) = (vec![0; 1 << 18], vec![0.0; 1 << 18]);
             ring.all_reduce_exact(Tag::new(0, 0), &mut exact, &mut out, 1.0)
