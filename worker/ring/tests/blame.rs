@@ -8,9 +8,7 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::thread;
 
-use common::{
-    LATE, RawPeer, TRANSPORTS, credentials, dial, listen, membership, on_broken, options,
-};
+use common::{LATE, OPEN, RawPeer, credentials, dial, listen, membership, on_broken, options};
 use ringmaster_ring::frame::{HEADER_BYTES, Kind, Stamp, leave};
 use ringmaster_ring::{Abort, Ring, RingError, Tag};
 
@@ -33,7 +31,7 @@ fn half_a_frame() -> Vec<u8> {
 /// could only hang up; the news comes the other way around.
 #[test]
 fn a_predecessor_that_hangs_up_in_a_frame_is_not_accused_of_what_another_did() {
-    let [options] = TRANSPORTS.map(|transport| options(transport, 2 * LATE));
+    let [options] = OPEN.map(|transport| options(transport, 2 * LATE));
     for _ in 0..50 {
         let (listener, successor) = (listen(), RawPeer::new(1));
         let mut addrs = vec![listener.local_addr(); 5];
@@ -65,7 +63,7 @@ fn a_predecessor_that_hangs_up_in_a_frame_is_not_accused_of_what_another_did() {
 /// Without such news the accusation stands, and it is not long in coming.
 #[test]
 fn a_predecessor_that_hangs_up_and_nobody_explains_is_accused() {
-    let [mut options] = TRANSPORTS.map(|transport| options(transport, 2 * LATE));
+    let [mut options] = OPEN.map(|transport| options(transport, 2 * LATE));
     let broken = Mutex::new(on_broken(&mut options));
     let (listener, successor) = (listen(), RawPeer::new(1));
     let mut addrs = vec![listener.local_addr(); 5];

@@ -4,10 +4,10 @@
 
 mod common;
 
-use common::on_ring;
+use common::{LATE, addresses, listen, on_addresses, on_ring, options};
 use proptest::prelude::*;
 use ringmaster_ring::bench::{Case, Reduction, bus_bandwidth, run_case, slowest};
-use ringmaster_ring::{Options, Ring, RingError, Tag, fixed};
+use ringmaster_ring::{Abort, Options, Ring, RingError, Tag, Transport, fixed};
 
 const SIZES: [usize; 8] = [0, 1, 2, 4, 7, 33, 3001, 70_001];
 const LANES: u32 = 5;
@@ -28,6 +28,28 @@ fn gradients(rank: usize, size: usize) -> Vec<f32> {
     (0..size).map(|index| gradient(rank, index)).collect()
 }
 
+/// What `body` returns on each rank of three rings: over shared memory, over TCP, and one whose first
+/// rank has TCP on both sides while the others share memory.
+fn everywhere<T: Send>(
+    world: usize,
+    body: impl Fn(Result<Ring, RingError>, Abort) -> T + Sync,
+) -> Vec<T> {
+    let (near, far) = (
+        options(Transport::Best, LATE),
+        options(Transport::Tcp, LATE),
+    );
+    let all = |options: &Options| vec![options.clone(); world];
+    let mut mixed = all(&near);
+    mixed[0] = far.clone();
+    [all(&near), all(&far), mixed]
+        .into_iter()
+        .flat_map(|options| {
+            let listeners: Vec<_> = (0..world).map(|_| listen()).collect();
+            on_addresses(&listeners, &addresses(&listeners), 1, options, &body)
+        })
+        .collect()
+}
+
 fn ring(formed: Result<Ring, RingError>) -> Ring {
     formed.unwrap()
 }
@@ -39,7 +61,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn exact_sum_equals_one_threads_sum_at_every_world_size() {
     for world in 1..=8 {
-        let results = on_ring(world, &Options::default(), |formed, _| {
+        let results = everywhere(world, |formed, _| {
             let mut ring = ring(formed);
             SIZES.map(|size| {
                 let (mut q, mut out) = (vec![0; size], vec![f32::NAN; size]);
@@ -76,7 +98,7 @@ fn exact_sum_equals_one_threads_sum_at_every_world_size() {
 fn integer_sum_wraps_like_one_threads_sum() {
     for world in 1..=8 {
         let value = |rank: usize, index: usize| i64::MAX / 2 + (rank * 1000 + index) as i64;
-        let results = on_ring(world, &Options::default(), |formed, _| {
+        let results = everywhere(world, |formed, _| {
             let mut ring = ring(formed);
             SIZES.map(|size| {
                 let mut values: Vec<_> = (0..size).map(|i| value(ring.rank(), i)).collect();
@@ -97,7 +119,7 @@ fn integer_sum_wraps_like_one_threads_sum() {
 fn all_ranks_hold_the_same_bits_and_close_to_the_true_sum() {
     let value = |rank: usize, index: usize| ((rank * 7919 + index * 31) % 1000) as f32 / 77.0 - 6.0;
     for (world, bf16) in (1..=8).flat_map(|world| [(world, false), (world, true)]) {
-        let results = on_ring(world, &Options::default(), |formed, _| {
+        let results = everywhere(world, |formed, _| {
             let mut ring = ring(formed);
             SIZES.map(|size| {
                 let mut values: Vec<_> = (0..size).map(|i| value(ring.rank(), i)).collect();
@@ -137,7 +159,7 @@ fn broadcast_gives_everybody_the_roots_bytes() {
     const SIZES: [usize; 4] = [0, 1, 1000, 900_001];
     for world in 1..=4 {
         let byte = |root: usize, index: usize| (root * 37 + index * 11) as u8;
-        let equal = on_ring(world, &Options::default(), |formed, _| {
+        let equal = everywhere(world, |formed, _| {
             let mut ring = ring(formed);
             (0..world)
                 .flat_map(|root| SIZES.map(|size| (root, size)))
@@ -151,7 +173,7 @@ fn broadcast_gives_everybody_the_roots_bytes() {
                     bytes.iter().enumerate().all(|(i, b)| *b == byte(root, i))
                 })
         });
-        assert_eq!(equal, vec![true; world]);
+        assert!(equal.iter().all(|equal| *equal), "world {world}");
     }
 }
 
@@ -159,7 +181,7 @@ fn broadcast_gives_everybody_the_roots_bytes() {
 fn all_gather_returns_every_ranks_bits_in_order() {
     let value = |rank: usize| [f64::NAN, -0.0, f64::MIN_POSITIVE / 8.0, 1e300][rank];
     for world in 1..=4 {
-        let gathered = on_ring(world, &Options::default(), |formed, _| {
+        let gathered = everywhere(world, |formed, _| {
             let mut ring = ring(formed);
             let value = value(ring.rank());
             ring.all_gather_f64(Tag::default(), value).unwrap()
@@ -172,6 +194,13 @@ fn all_gather_returns_every_ranks_bits_in_order() {
             );
         }
     }
+}
+
+#[test]
+fn each_link_takes_the_best_transport_that_both_its_ends_allow() {
+    let named = everywhere(3, |formed, _| ring(formed).transport());
+    let (shm, tcp) = ("shm", "tcp");
+    assert_eq!(named, [shm, shm, shm, tcp, tcp, tcp, tcp, shm, tcp]);
 }
 
 #[test]
@@ -240,7 +269,7 @@ proptest! {
         world in 1_usize..=4,
         calls in prop::collection::vec((0_u8..4, 0_usize..200_000), 1..6),
     ) {
-        on_ring(world, &Options::default(), |formed, _| {
+        everywhere(world, |formed, _| {
             let mut ring = ring(formed);
             for (step, (call, size)) in calls.iter().enumerate() {
                 let tag = Tag::new(step as u64, 0);

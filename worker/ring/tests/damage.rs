@@ -10,7 +10,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{LATE, MARGIN, TRANSPORTS, addresses, listen, on_addresses, on_broken, options};
+use common::{LATE, MARGIN, OPEN, addresses, listen, on_addresses, on_broken, options};
 use proptest::prelude::*;
 use proxy::{Flip, Proxy, Way};
 use ringmaster_ring::frame::HEADER_BYTES;
@@ -71,7 +71,7 @@ fn until_broken((ring, abort): (&mut Ring, &Abort), elements: usize) -> (usize, 
 
 /// Flips one bit of the frames while both ranks sum, and checks who finds it.
 fn flip_while_summing(flip: Flip, elements: usize) {
-    for transport in TRANSPORTS {
+    for transport in OPEN {
         let ended = Barrier::new(2);
         // A silence that plays no part: the bytes themselves show the damage.
         let ends = on_damaged(&options(transport, 2 * LATE), flip, |formed, abort| {
@@ -136,7 +136,7 @@ fn heartbeats_of_an_idle_rank_are_guarded() {
     // Some of each field, and at once: the first heartbeat forward takes its time. Bits 40 to 47
     // can make it a frame of data, which waits until its receiver sums.
     let bits = [0, 35, 51, 70, 130, 200, 230, 260, 300, 330, 351];
-    let [options] = TRANSPORTS.map(|transport| options(transport, 2 * LATE));
+    let [options] = OPEN.map(|transport| options(transport, 2 * LATE));
     thread::scope(|scope| {
         for bit in bits {
             let mut options = options.clone();
@@ -164,7 +164,7 @@ fn heartbeats_of_an_idle_rank_are_guarded() {
 #[test]
 fn a_heartbeat_that_became_data_is_found_by_the_next_sum() {
     let flip = in_frames(Way::Forward, 42);
-    for transport in TRANSPORTS {
+    for transport in OPEN {
         let (idle, ended) = (Barrier::new(2), Barrier::new(2));
         let ends = on_damaged(&options(transport, 2 * LATE), flip, |formed, abort| {
             let mut ring = formed.unwrap();
@@ -210,7 +210,7 @@ fn a_bit_flipped_in_a_handshake_costs_an_attempt_and_no_ring() {
 }
 
 fn forms_all_the_same(flip: Flip) {
-    for transport in TRANSPORTS {
+    for transport in OPEN {
         on_damaged(&options(transport, 2 * LATE), flip, |formed, _| {
             let (mut ring, mut values) = (formed.unwrap(), [1.0; 100]);
             ring.all_reduce_f32(Tag::default(), &mut values).unwrap();
@@ -228,7 +228,7 @@ fn a_damaged_last_byte_of_a_handshake_is_an_error_on_both_ends() {
             byte,
             bit,
         };
-        for transport in TRANSPORTS {
+        for transport in OPEN {
             let mut options = options(transport, 2 * LATE);
             options.connect = Duration::from_secs(1);
             let ends = on_damaged(&options, flip, |formed, abort| match formed {

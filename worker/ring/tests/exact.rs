@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::{LATE, TRANSPORTS, Transport, on_ring, options};
+use common::{LATE, TRANSPORTS, on_ring, options};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use ringmaster_ring::{Tag, fixed};
+use ringmaster_ring::{Tag, Transport, fixed};
 
 /// What the limit of a gradient is taken for.
 const LANES: u32 = 8;

@@ -11,12 +11,10 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{
-    LATE, MARGIN, TRANSPORTS, Transport, addresses, listen, on_addresses, on_broken, options,
-};
+use common::{LATE, MARGIN, OPEN, addresses, listen, on_addresses, on_broken, options};
 use proxy::Proxy;
 use ringmaster_ring::frame::HEADER_BYTES;
-use ringmaster_ring::{Options, RingError, Tag};
+use ringmaster_ring::{Options, RingError, Tag, Transport};
 
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -96,8 +94,7 @@ fn is_silent(error: &RingError) -> bool {
 
 fn every_case(check: impl Fn(Work, Transport)) {
     for work in [Work::Sum, Work::Copy, Work::Idle] {
-        TRANSPORTS
-            .into_iter()
+        OPEN.into_iter()
             .for_each(|transport| check(work, transport));
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use common::{LATE, RawPeer, TRANSPORTS, Transport, listen, membership, on_listeners, options};
-use ringmaster_ring::{Abort, Ring, RingError, RingListener, Tag};
+use common::{LATE, RawPeer, TRANSPORTS, listen, membership, on_listeners, options};
+use ringmaster_ring::{Abort, Ring, RingError, RingListener, Tag, Transport};
 
 /// Generations that are counted.
 const GENERATIONS: u64 = 2400;

@@ -11,27 +11,25 @@ use std::time::Duration;
 
 use ringmaster_ring::frame::{HEADER_BYTES, Header, Stamp};
 use ringmaster_ring::handshake::{Acceptor, Credentials, Dialler, Progress};
-use ringmaster_ring::{Abort, Membership, Options, Ring, RingError, RingListener};
+use ringmaster_ring::{Abort, Membership, Options, Ring, RingError, RingListener, Transport};
 
 /// No test waits this long unless it fails.
 pub(crate) const LATE: Duration = Duration::from_secs(60);
 
-/// How bytes travel between the ranks of a test: what holds for one way holds for all.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Transport {
-    Tcp,
-}
+/// How bytes travel between the ranks of a test: what holds for one way holds for all. Ranks of one
+/// process are on one host, so the best way is shared memory.
+pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Best, Transport::Tcp];
 
-pub(crate) const TRANSPORTS: [Transport; 1] = [Transport::Tcp];
+/// The one way that something between two ranks can get at all bytes.
+pub(crate) const OPEN: [Transport; 1] = [Transport::Tcp];
 
 /// The options of a ring whose links travel that way; it forms even where many tests share a core.
 pub(crate) fn options(transport: Transport, silence: Duration) -> Options {
-    match transport {
-        Transport::Tcp => Options {
-            connect: LATE,
-            silence,
-            ..Options::default()
-        },
+    Options {
+        connect: LATE,
+        silence,
+        transport,
+        ..Options::default()
     }
 }
 

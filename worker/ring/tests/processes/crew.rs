@@ -11,7 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::common::{LATE, Transport};
+use ringmaster_ring::Transport;
+
+use crate::common::LATE;
 use crate::rank::{CONTROL, Work};
 
 /// What one rank said when its ring broke, and when that was heard.
