@@ -6,7 +6,8 @@ usage: allreduce_peers.py RINGMASTER [--world 2] [--mib 0.00390625,1,64,256] [--
 Needs torch, mpi4py and numpy in this Python, and mpirun on the path. In each round every program
 runs once per size, one after the other, as processes of its own; it makes a few calls, of which the
 median counts. Prints, per size, the median of those over the rounds in milliseconds, and the ratio
-of each line's to that of ringmaster's f32: above 1, ringmaster's f32 is faster.
+of each line's to the first one's: above 1, the first is faster. Ringmaster's lines are --ours, by
+default tcp-f32 first; with shm its ranks share memory, as ranks of one host do in a run.
 """
 
 import argparse
@@ -81,8 +82,9 @@ def measure(name, args, mib, repeats):
     elif name == "gloo":
         command = [sys.executable, __file__, "--rank", "gloo", world, elements, str(repeats)]
     else:
-        reduction = name.removeprefix("ringmaster-")
+        _, transport, reduction = name.split("-")
         command = [args.ringmaster, "bench", "allreduce", "--world", world, "--mib", repr(mib)]
+        command += ["--transport", {"tcp": "tcp", "shm": "best"}[transport]]
         command += ["--repeats", str(repeats), "--reduction", reduction, "--output", "json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
@@ -98,7 +100,8 @@ def main():
     parser.add_argument("--mib", default="0.00390625,1,64,256")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--peers", default="gloo,openmpi-tcp,openmpi-shm")
-    parser.add_argument("--ours", default="f32,pump,exact,bf16")
+    ours = "tcp-f32,tcp-pump,tcp-exact,tcp-bf16,shm-f32,shm-pump,shm-exact"
+    parser.add_argument("--ours", default=ours)
     args = parser.parse_args()
     names = [f"ringmaster-{name}" for name in args.ours.split(",")] + args.peers.split(",")
     for mib in map(float, args.mib.split(",")):
@@ -109,7 +112,7 @@ def main():
                 found[name].append(measure(name, args, mib, repeats))
             print(f"{mib} MiB: round {done + 1} of {args.rounds}", file=sys.stderr)
         medians = {name: statistics.median(seconds) for name, seconds in found.items()}
-        ours = medians["ringmaster-f32"]
+        ours = medians[names[0]]
         for name, median in medians.items():
             best = min(found[name]) * 1e3
             print(
