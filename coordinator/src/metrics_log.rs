@@ -51,6 +51,9 @@ pub struct StepLine {
     /// Part of that in which the rank waited for them with nothing else to do.
     #[serde(default)]
     pub exposed_seconds: f64,
+    /// Part of the sums in which frames from the preceding rank were under way.
+    #[serde(default)]
+    pub link_seconds: f64,
 }
 
 /// What a step came to for one objective.
@@ -92,6 +95,7 @@ impl StepLine {
             seconds: done.step_seconds,
             reduce_seconds: done.reduce_seconds,
             exposed_seconds: done.exposed_seconds,
+            link_seconds: done.link_seconds,
         }
     }
 }

@@ -156,6 +156,7 @@ impl Trainer {
             asked: &member.drain,
         };
         let (collective, ring) = (&mut member.collective, &mut member.ring);
+        let arriving = ring.arriving();
         let gradient = (self.engine).gradient(&work, input.statistics, collective, ring);
         let (all, seconds) = gradient?;
 
@@ -182,6 +183,7 @@ impl Trainer {
             compute_seconds: seconds.compute,
             reduce_seconds: seconds.reduce,
             exposed_seconds: seconds.exposed,
+            link_seconds: (member.ring.arriving() - arriving).as_secs_f64(),
             optimizer_seconds,
             objectives: all.by_objective(&probabilities),
             ..StepDone::default()

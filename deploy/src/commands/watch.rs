@@ -99,6 +99,7 @@ struct StepReport {
     compute_s: f64,
     reduce_s: f64,
     exposed_s: f64,
+    link_s: f64,
     optimizer_s: f64,
     step_s: f64,
 }
@@ -157,6 +158,7 @@ impl StepReport {
             compute_s: done.compute_seconds,
             reduce_s: done.reduce_seconds,
             exposed_s: done.exposed_seconds,
+            link_s: done.link_seconds,
             optimizer_s: done.optimizer_seconds,
             step_s: done.step_seconds,
         }
@@ -175,7 +177,7 @@ mod tests {
         let step = concat!(
             r#"{"event":"step","worker":"w","rank":0,"generation":0,"step":0,"loss":0.0,"#,
             r#""tokens":0,"rows":0,"grad_norm":0.0,"lr":0.0,"skipped":false,"bad_rows":0,"#,
-            r#""digest":"","own_rows":0,"data_s":0.0,"compute_s":0.0,"reduce_s":0.0,"exposed_s":0.0,"#,
+            r#""digest":"","own_rows":0,"data_s":0.0,"compute_s":0.0,"reduce_s":0.0,"exposed_s":0.0,"link_s":0.0,"#,
             r#""optimizer_s":0.0,"step_s":0.0}"#,
         );
         let event = WorkerStep {

@@ -118,6 +118,8 @@ pub(crate) struct Links {
     pub(crate) incoming: Link,
     pub(crate) sent: AtomicU64,
     pub(crate) received: AtomicU64,
+    /// Nanoseconds in which a frame from the predecessor was under way.
+    pub(crate) arriving: AtomicU64,
     /// Readable once the ring is broken or closing: wakes whoever polls a socket.
     pub(crate) wake: EventFd,
     on_broken: Option<OnBroken>,
@@ -154,6 +156,7 @@ impl Links {
             incoming,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            arriving: AtomicU64::new(0),
             wake,
             on_broken,
             plane: Mutex::new(plane),

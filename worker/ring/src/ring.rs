@@ -212,6 +212,15 @@ impl Ring {
             .map_or(0, |wire| wire.links.received.load(Ordering::Relaxed))
     }
 
+    /// How long frames were under way from the predecessor so far, from the moment that this rank
+    /// wanted one and its first bytes were here to its last byte. All ranks of a ring wait for its
+    /// slowest link; this is how the one behind that link is told from the others. 0 with shared
+    /// memory, where frames are whole when they are seen.
+    pub fn arriving(&self) -> Duration {
+        let nanoseconds = |wire: &Wire| wire.links.arriving.load(Ordering::Relaxed);
+        Duration::from_nanos(self.wire.as_ref().map_or(0, nanoseconds))
+    }
+
     /// Sums fixed point gradients over all ranks and brings the totals back:
     /// `out[i] = (sum of q[i] over ranks) * 2^-40 / divisor`, rounded once, see [`crate::fixed`].
     ///

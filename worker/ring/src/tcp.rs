@@ -146,6 +146,8 @@ pub(crate) struct Inlet {
     /// The frame whose payload comes next, and how much of that was taken.
     frame: Option<Header>,
     taken: usize,
+    /// When that payload was first wanted.
+    wanted: Option<Instant>,
     heard: Instant,
     patience: Duration,
     silence: Duration,
@@ -161,6 +163,7 @@ impl Inlet {
             filled: 0,
             frame: None,
             taken: 0,
+            wanted: None,
             heard: Instant::now(),
             patience: silence + grace,
             silence,
@@ -231,13 +234,16 @@ impl Inlet {
         header
             .expect(stamp, into.len())
             .map_err(|error| broken(link, &error))?;
+        let wanted = *self.wanted.get_or_insert_with(Instant::now);
         while self.taken < into.len() {
             match self.read(links, link, &mut into[self.taken..])? {
                 0 => return Ok(false),
                 count => self.taken += count,
             }
         }
-        (self.frame, self.taken) = (None, 0);
+        let arriving = wanted.elapsed().as_nanos() as u64;
+        links.arriving.fetch_add(arriving, Ordering::Relaxed);
+        (self.frame, self.taken, self.wanted) = (None, 0, None);
         header
             .verify(&self.head, into)
             .map_err(|error| broken(link, &error))?;

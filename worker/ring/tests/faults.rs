@@ -320,6 +320,44 @@ fn a_damaged_frame_never_enters_a_sum() {
 }
 
 #[test]
+fn a_slow_link_is_told_from_a_peer_that_comes_late() {
+    const PAUSE: Duration = Duration::from_millis(200);
+    const BYTES: usize = 1000;
+    against_raw_peer(Options::default(), |mut ring, mut to_us, _from_us| {
+        let mut receive = |step: u64, early: usize| {
+            let kind = Kind::Broadcast;
+            let mut frame = [7; HEADER_BYTES + BYTES];
+            seal(
+                &mut frame,
+                Stamp {
+                    kind,
+                    step,
+                    bucket: 0,
+                    hop: 1,
+                    segment: 0,
+                },
+            );
+            let before = ring.arriving();
+            thread::scope(|scope| {
+                let to_us = &mut to_us;
+                scope.spawn(move || {
+                    to_us.write_all(&frame[..early]).unwrap();
+                    // The time is what is measured.
+                    thread::sleep(PAUSE);
+                    to_us.write_all(&frame[early..]).unwrap();
+                });
+                let mut bytes = [0; BYTES];
+                ring.broadcast(Tag::new(step, 0), 1, &mut bytes).unwrap();
+                assert_eq!(bytes, [7; BYTES]);
+            });
+            ring.arriving() - before
+        };
+        let (late, slow) = (receive(1, 0), receive(2, HEADER_BYTES + BYTES / 2));
+        assert!(slow >= PAUSE / 2 && late < slow, "{late:?} {slow:?}");
+    });
+}
+
+#[test]
 fn a_frame_of_another_generation_breaks_the_link() {
     let (options, broken) = watched(LATE);
     against_raw_peer(options, |_ring, mut to_us, _from_us| {
