@@ -62,6 +62,7 @@ fn a_resume_may_change_length_and_membership_but_not_bits() {
         "checkpoint.every=9",
         "eval.rows=0",
         "train.overlap=false",
+        "train.transport=tcp",
     ];
     let refused = [
         "train.lr=0.1",

@@ -23,10 +23,21 @@ const FIELDS: [&str; 9] = [
 #[test]
 fn bench_allreduce_prints_one_object_per_case() {
     let sandbox = Sandbox::new(RINGMASTER);
-    let args = "bench allreduce --world 3 --mib 2 --dtype f32 --repeats 4 --output json";
-    let finished = sandbox.run(args.split(' ')).succeeded();
-    assert_eq!(finished.stdout.len(), 1, "{}", finished.transcript());
-    let case: Value = finished.last_object();
+    for (asked, taken) in [("best", "shm"), ("tcp", "tcp")] {
+        let args = "bench allreduce --world 3 --mib 2 --dtype f32 --repeats 4 --output json";
+        let args = args.split(' ').chain(["--transport", asked]);
+        let finished = sandbox.run(args).succeeded();
+        assert_eq!(finished.stdout.len(), 1, "{}", finished.transcript());
+        check_allreduce(&finished.last_object(), taken);
+    }
+    let draw = "bench allreduce --mib 0.1,1 --reduction f32,memcpy --repeats 1 --svg all.svg";
+    sandbox.run(draw.split(' ')).succeeded();
+    let drawn = std::fs::read_to_string(sandbox.folder().join("all.svg")).unwrap();
+    assert!(drawn.contains("memcpy") && drawn.contains("2 ranks, shm"));
+    sandbox.assert_nothing_left();
+}
+
+fn check_allreduce(case: &Value, transport: &str) {
     let names: BTreeSet<&str> = case
         .as_object()
         .unwrap()
@@ -39,7 +50,7 @@ fn bench_allreduce_prints_one_object_per_case() {
         (&3.into(), &2.0.into(), &4.into())
     );
     assert_eq!(case["dtype"], "f32");
-    assert_eq!(case["transport"], "tcp");
+    assert_eq!(case["transport"], transport);
     let seconds = |name: &str| case[name].as_f64().unwrap();
     assert!(0.0 < seconds("best_s") && seconds("best_s") <= seconds("median_s"));
     // 2 (W - 1) / W of the f32 buffer crosses each link.
@@ -50,7 +61,6 @@ fn bench_allreduce_prints_one_object_per_case() {
         expected.into_iter().any(close),
         "{case}, expected one of {expected:?}"
     );
-    sandbox.assert_nothing_left();
 }
 
 /// A comparison of two variants that takes seconds.

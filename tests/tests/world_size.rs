@@ -44,8 +44,9 @@ fn thirty_steps_give_the_same_bits_at_every_world_size() {
     for world in 2..=4 {
         assert_eq!(run(world, &[]), alone, "{world} workers differ from one");
     }
-    let apart = run(2, &["train.overlap=false"]);
-    assert_eq!(apart, alone, "overlap has changed the run");
+    for set in ["train.overlap=false", "train.transport=tcp"] {
+        assert_eq!(run(2, &[set]), alone, "{set} has changed the run");
+    }
     assert_ne!(alone.1[0], alone.1[29], "30 steps have changed the model");
 }
 

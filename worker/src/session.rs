@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use ringmaster_dataset::{Corpus, Store, lanes_of_rank};
 use ringmaster_proto::auth::RunToken;
+use ringmaster_proto::spec::Transport;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Boundary, Held, Origin, Resume};
 use ringmaster_proto::{ErrorKind, Generation, Rank, RunSpec, Step, WorldSize};
@@ -128,7 +129,13 @@ impl Session {
             addrs: addresses,
             secret: self.token.ring_secret(&self.spec.run.name, generation),
         };
-        let options = ring::Options::default();
+        let options = ring::Options {
+            transport: match self.spec.train.transport {
+                Transport::Best => ring::Transport::Best,
+                Transport::Tcp => ring::Transport::Tcp,
+            },
+            ..ring::Options::default()
+        };
         let mut ring = Ring::form(&self.listener, membership, options, &abort)?;
         let collective = self.trainer.join(&mut ring)?;
         self.resume(&mut ring, &resume)?;

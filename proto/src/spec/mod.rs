@@ -19,7 +19,7 @@ pub use parse::SpecError;
 pub use sections::{
     CheckpointSpec, Columns, DataSpec, EvalSpec, InitSpec, InitWeights, KubernetesSpec,
     MembershipSpec, Precision, Reduction, RunSection, Sampling, Source, TaskSpec, TrainSpec,
-    Validation,
+    Transport, Validation,
 };
 
 use serde::{Deserialize, Serialize};
@@ -65,10 +65,12 @@ impl RunSpec {
     }
 
     /// blake3 over the parts of the spec that decide the bits of the run: everything except what a
-    /// resume may change (steps, overlap, checkpoint, membership, evaluation and Kubernetes keys).
+    /// resume may change (steps, overlap, transport, checkpoint, membership, evaluation and Kubernetes
+    /// keys).
     pub fn identity_hash(&self) -> String {
         let train = TrainSpec {
             overlap: true,
+            transport: Transport::default(),
             ..self.train.clone()
         };
         let bits = (

@@ -86,6 +86,17 @@ pub enum Validation {
     Url(String),
 }
 
+/// What carries gradients between workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Shared memory between workers of one host, TCP between hosts.
+    #[default]
+    Best,
+    /// TCP everywhere.
+    Tcp,
+}
+
 /// How gradients are summed (design: the step).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -135,6 +146,8 @@ pub struct TrainSpec {
     pub bucket_mib: u32,
     /// Whether buckets leave while the rest of the gradient is still computed, on CPUs; changes no bit.
     pub overlap: bool,
+    /// What carries gradients between workers; changes no bit.
+    pub transport: Transport,
     /// Every that many steps the digest of the state is taken and compared; 0: only at checkpoints.
     pub digest_every: u64,
     /// Share of the activations that dropout sets to 0 after every attention, MLP and embedding.
