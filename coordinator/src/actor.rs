@@ -49,7 +49,7 @@ pub(crate) enum Command {
     Report {
         worker: WorkerId,
         session: Session,
-        report: WorkerReport,
+        report: Box<WorkerReport>,
     },
     Detach {
         session: Session,

@@ -70,7 +70,7 @@ impl CoordinatorHandle {
         let command = Command::Report {
             worker,
             session,
-            report,
+            report: Box::new(report),
         };
         self.queue.send(command).await.map_err(|_| Gone)
     }

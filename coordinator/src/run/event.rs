@@ -39,7 +39,7 @@ pub enum Event {
         /// On which stream.
         session: Session,
         /// What, with the term and generation it said it in.
-        report: v1::WorkerReport,
+        report: Box<v1::WorkerReport>,
     },
     /// Time passed.
     Tick,

@@ -107,7 +107,7 @@ impl RunMachine {
                 session,
                 report,
             } => {
-                self.on_report(now, &worker, session, report);
+                self.on_report(now, &worker, session, *report);
             }
             Event::Tick => self.on_tick(now),
             Event::StopRequested { reason } => self.on_stop_requested(now, reason),

@@ -178,7 +178,7 @@ impl Net {
         Event::Report {
             worker: worker.clone(),
             session,
-            report,
+            report: Box::new(report),
         }
     }
 

@@ -138,7 +138,7 @@ impl Watcher {
                 self.apply(Event::Report {
                     worker: worker(index),
                     session,
-                    report,
+                    report: Box::new(report),
                 });
             }
             Happening::Pass(milliseconds) => {
