@@ -7,18 +7,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringmaster_proto::v1::watch_run_response::Event as Watched;
-use ringmaster_proto::v1::{Directive, RunStatus, WatchRunResponse, WorkerReport};
-use ringmaster_proto::{ErrorKind, WorkerId};
+use ringmaster_proto::v1::{Directive, Hello, RunStatus, WatchRunResponse, WorkerReport};
+use ringmaster_proto::{ErrorKind, Term, WorkerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::desk::{Write, Written};
 use crate::error::CoordinatorError;
 use crate::handle::Attendance;
 use crate::metrics::Metrics;
 use crate::metrics_log::{Appended, MetricsLog, StepLine};
 use crate::run::{Effect, End, Event, Level, Millis, RunMachine, Session};
-use crate::writer::{Write, Written};
 
 /// Events waiting for the machine.
 pub(crate) const QUEUE_MAX: usize = 1024;
@@ -42,8 +42,8 @@ const STATUS_TICKS: u64 = 10;
 pub(crate) enum Command {
     Attend {
         worker: WorkerId,
-        host: String,
-        pid: u32,
+        term: Term,
+        hello: Hello,
         reply: oneshot::Sender<Attendance>,
     },
     Report {
@@ -140,10 +140,10 @@ impl Actor {
         match command {
             Command::Attend {
                 worker,
-                host,
-                pid,
+                term,
+                hello,
                 reply,
-            } => self.attend(worker, host, pid, reply),
+            } => self.attend(worker, (term, hello), reply),
             Command::Report {
                 worker,
                 session,
@@ -176,6 +176,8 @@ impl Actor {
             Command::Written(Written::Checkpoint(committed)) => {
                 self.apply(Event::CheckpointCommitted(committed));
             }
+            Command::Written(Written::Deleted) => {}
+            Command::Written(Written::Confirmed) => self.apply(Event::StillInOffice),
             Command::Written(Written::Failed(error)) => {
                 // Fenced or unable to record anything: say nothing more, to nobody.
                 self.close_all();
@@ -187,8 +189,7 @@ impl Actor {
     fn attend(
         &mut self,
         worker: WorkerId,
-        host: String,
-        pid: u32,
+        (term, hello): (Term, Hello),
         reply: oneshot::Sender<Attendance>,
     ) {
         self.sessions += 1;
@@ -210,8 +211,8 @@ impl Actor {
             self.apply(Event::Attended {
                 worker,
                 session,
-                host,
-                pid,
+                term,
+                hello,
             });
         }
     }
@@ -243,6 +244,7 @@ impl Actor {
                 self.write(Write::Checkpoint(manifest, committed));
             }
             Effect::DeleteCheckpoint(folder) => self.write(Write::Delete(folder)),
+            Effect::ConfirmOffice => self.write(Write::Confirm),
             Effect::StepCompleted(line) => self.log_step(&line),
             Effect::Publish(event) => self.publish(event),
             Effect::Log(level, text) => self.log(level, &text),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ringmaster_proto::v1::{Directive, RunStatus, WatchRunResponse, WorkerReport};
-use ringmaster_proto::{ErrorKind, WorkerId};
+use ringmaster_proto::v1::{Directive, Hello, RunStatus, WatchRunResponse, WorkerReport};
+use ringmaster_proto::{ErrorKind, Term, WorkerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -47,13 +47,13 @@ impl CoordinatorHandle {
     pub(crate) async fn attend(
         &self,
         worker: WorkerId,
-        host: String,
-        pid: u32,
+        term: Term,
+        hello: Hello,
     ) -> Result<Attendance, Gone> {
         self.ask(|reply| Command::Attend {
             worker,
-            host,
-            pid,
+            term,
+            hello,
             reply,
         })
         .await

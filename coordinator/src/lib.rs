@@ -1,12 +1,13 @@
 //! The control plane of a run: who is in it, where it continues, when it is over.
 //!
 //! [`run`] decides and is pure; `actor.rs` owns the one machine and carries out its effects;
-//! `journal` keeps what was decided, written by `writer.rs` alone; `takeover.rs` is how a
+//! `journal` keeps what was decided, written at the `desk.rs` by `writer.rs` alone; `takeover.rs` is how a
 //! coordinator comes into office; `service.rs` speaks gRPC and `admin.rs` HTTP. The coordinator
 //! never touches a tensor and is on the path of no step.
 
 mod actor;
 mod admin;
+mod desk;
 mod error;
 mod handle;
 mod journal;
@@ -23,9 +24,11 @@ mod validate;
 mod writer;
 
 pub use admin::StatusView;
+pub use desk::{Desk, Write, Written};
 pub use error::CoordinatorError;
 pub use journal::{JournalError, RunHistory, checkpoints, history};
 pub use metrics_log::{ObjectiveLine, StepLine};
 pub use record::CorpusFacts;
 pub use run::Timing;
 pub use server::{Options, Outcome, serve};
+pub use takeover::take_over;

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use ringmaster_proto::{Generation, v1};
+use ringmaster_proto::{Generation, Step, v1};
 use serde::{Deserialize, Serialize};
 
 /// How many steps back a redo is compared.
@@ -148,6 +148,11 @@ impl MetricsLog {
         file.set_len(end)?;
         file.seek(SeekFrom::End(0))?;
         Ok(Self { file, last, losses })
+    }
+
+    /// The newest step in the file; 0 if there is none.
+    pub(crate) fn last(&self) -> Step {
+        Step(self.last)
     }
 
     /// Appends `line` unless its step is there already.

@@ -53,6 +53,8 @@ pub struct Options {
     pub metrics_file: Option<PathBuf>,
     /// Where the admin HTTP can be reached, for `status`.
     pub admin_address: String,
+    /// Whether workers of an earlier coordinator may still train; if none can, none are waited for.
+    pub adopt: bool,
     /// Deadlines; [`Timing::default`] outside tests.
     pub timing: Timing,
 }
@@ -106,10 +108,13 @@ async fn serve_run(
         token,
         metrics_file,
         admin_address,
+        adopt,
         timing,
     } = options;
-    let (journal, recovered) = take_over(&spec, &corpus, &root).await?;
+    root.probe().await?;
+    let (desk, mut recovered) = take_over(&spec, &corpus, &root, adopt).await?;
     let log = metrics_file.map(open_log).transpose()?;
+    recovered.logged = log.as_ref().map_or(Step(0), |(_, log)| log.last());
     let run = spec.run.name.clone();
     let metrics = Metrics::new(&run);
     let root_url = root.url();
@@ -126,8 +131,7 @@ async fn serve_run(
     let (writes, asked) = mpsc::channel(WRITES_MAX);
     let handle = CoordinatorHandle::new(owner.clone());
     let writer = Writer {
-        journal,
-        root,
+        desk,
         metrics: metrics.clone(),
         owner,
     };

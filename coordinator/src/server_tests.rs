@@ -58,6 +58,7 @@ async fn start(folder: tempfile::TempDir) -> Run {
         token: token.clone(),
         metrics_file: Some(folder.path().join("metrics.jsonl")),
         admin_address: admin_address.to_string(),
+        adopt: true,
         timing: Timing::default(),
     };
     let shutdown = CancellationToken::new();
@@ -100,14 +101,25 @@ struct Worker {
 
 impl Worker {
     async fn attend(run: &Run, worker_id: &str, protocol: u32) -> Result<Self, Status> {
+        Self::attend_knowing(0, run, worker_id, protocol).await
+    }
+
+    /// As a worker that has heard of `term`.
+    async fn attend_knowing(
+        term: u64,
+        run: &Run,
+        worker_id: &str,
+        protocol: u32,
+    ) -> Result<Self, Status> {
         let (reports, outgoing) = mpsc::channel(16);
         let hello = Hello {
             protocol,
             build: "b".into(),
             host: "h".into(),
             pid: 7,
+            standing: None,
         };
-        let first = report(worker_id, 0, 0, Body::Hello(hello));
+        let first = report(worker_id, term, 0, Body::Hello(hello));
         reports.send(first).await.unwrap();
         let mut client = dial::coordinator(run.channel().await);
         let directives = client
@@ -374,6 +386,31 @@ async fn of_two_coordinators_the_older_is_fenced() {
         worker.hear().await.is_none(),
         "it falls silent before anyone hears of a generation"
     );
+    let error = old.end().await.1.unwrap_err();
+    assert_eq!(error.kind(), ringmaster_proto::ErrorKind::Fenced, "{error}");
+}
+
+/// It writes nothing, so only a worker can tell it.
+#[tokio::test]
+async fn a_replaced_coordinator_ends_when_a_worker_knows_the_newer_one() {
+    let old = Run::new().await;
+    let root = Store::open(old.folder.path().to_str().unwrap()).unwrap();
+    let stray = Worker::attend_knowing(2, &old, "w0", PROTOCOL_VERSION).await;
+    assert!(stray.unwrap().hear().await.is_none(), "it is sent away");
+    let again = Worker::attend(&old, "w1", PROTOCOL_VERSION).await;
+    assert!(
+        again.unwrap().hear().await.is_some(),
+        "nobody has replaced it"
+    );
+    let (_, mut journal) = crate::journal::Journal::open(&root).await.unwrap();
+    let term = crate::record::Record::TermStarted {
+        term: ringmaster_proto::Term(2),
+    };
+    journal.append(&term).await.unwrap();
+    let mut knowing = Worker::attend_knowing(2, &old, "w0", PROTOCOL_VERSION)
+        .await
+        .unwrap();
+    assert!(knowing.hear().await.is_none());
     let error = old.end().await.1.unwrap_err();
     assert_eq!(error.kind(), ringmaster_proto::ErrorKind::Fenced, "{error}");
 }

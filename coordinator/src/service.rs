@@ -14,7 +14,7 @@ use ringmaster_proto::v1::{
     Directive, GetRunRequest, GetRunResponse, Hello, RunStatus, StopRunRequest, StopRunResponse,
     WatchRunRequest, WatchRunResponse, WorkerReport,
 };
-use ringmaster_proto::{ErrorKind, PROTOCOL_VERSION, WorkerId};
+use ringmaster_proto::{ErrorKind, PROTOCOL_VERSION, Term, WorkerId};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,7 @@ impl Service {
     async fn hello(
         &self,
         inbound: &mut Streaming<WorkerReport>,
-    ) -> Result<(WorkerId, Hello), Status> {
+    ) -> Result<(WorkerId, Term, Hello), Status> {
         let silent = |_| ErrorKind::Retry.to_status("the worker opened a stream and said nothing");
         let invalid = |message: String| ErrorKind::Invalid.to_status(message);
         let first = tokio::time::timeout(HELLO_MAX, inbound.message())
@@ -94,8 +94,8 @@ impl Service {
                 first.worker_id
             ))
         })?;
-        validate::text("host", &hello.host).map_err(invalid)?;
-        Ok((worker, hello))
+        validate::hello(&hello).map_err(invalid)?;
+        Ok((worker, Term(first.term), hello))
     }
 
     /// Hands a worker's reports to the actor until either side ends the stream.
@@ -156,11 +156,8 @@ impl CoordinatorService for Service {
         request: Request<Streaming<WorkerReport>>,
     ) -> Result<Response<Self::AttendStream>, Status> {
         let mut inbound = request.into_inner();
-        let (worker, hello) = self.hello(&mut inbound).await?;
-        let attendance = self
-            .handle
-            .attend(worker.clone(), hello.host, hello.pid)
-            .await?;
+        let (worker, term, hello) = self.hello(&mut inbound).await?;
+        let attendance = self.handle.attend(worker.clone(), term, hello).await?;
         let Attendance {
             session,
             directives,

@@ -1,11 +1,12 @@
-//! How a coordinator comes into office: probe the store, read the journal, check that this is the
+//! How a coordinator comes into office: read the journal, check that this is the
 //! same run, take the next term.
 
 use ringmaster_dataset::Store;
 use ringmaster_proto::checkpoint::CheckpointManifest;
 use ringmaster_proto::spec::Change;
-use ringmaster_proto::{RunSpec, Term, keys};
+use ringmaster_proto::{Generation, RunSpec, Term, keys};
 
+use crate::desk::Desk;
 use crate::error::CoordinatorError;
 use crate::journal::{Journal, RunHistory, StoredCheckpoints, replay, stored_checkpoints};
 use crate::record::{Committed, CorpusFacts, Held, Record};
@@ -13,12 +14,19 @@ use crate::run::Recovered;
 
 /// Takes over the run below `root`, or creates it. From here on every earlier coordinator fails its
 /// next write.
-pub(crate) async fn take_over(
+///
+/// `adopt`: workers of the last generation may still train. They are left in it, unless the run has
+/// been stopped or changed since.
+///
+/// # Errors
+/// [`CoordinatorError`]: the store, or this is another run under the same name. After an error of the
+/// store it may be called again; a term that was taken is left empty.
+pub async fn take_over(
     spec: &RunSpec,
     corpus: &CorpusFacts,
     root: &Store,
-) -> Result<(Journal, Recovered), CoordinatorError> {
-    root.probe().await?;
+    adopt: bool,
+) -> Result<(Desk, Recovered), CoordinatorError> {
     let (records, mut journal) = Journal::open(root).await?;
     let (last_term, history) = replay(&records);
     let opening = match &history {
@@ -26,11 +34,22 @@ pub(crate) async fn take_over(
         Some(history) => changed(history, spec, corpus)?,
     };
     let term = Term(last_term.0 + 1);
+    let open = |history: &RunHistory| history.stopped.is_none() && history.finished.is_none();
+    let adopt = history
+        .as_ref()
+        .filter(|history| adopt && opening.is_none() && open(history))
+        .and_then(|history| history.last.clone());
     journal.append(&Record::TermStarted { term }).await?;
     if let Some(record) = opening {
         journal.append(&record).await?;
     }
-    let stored = stored_checkpoints(root).await?;
+    let mut stored = stored_checkpoints(root).await?;
+    if let Some(record) = &adopt {
+        // Its members may be writing them.
+        stored
+            .orphans
+            .retain(|folder| !keys::is_checkpoint_of(folder, record.generation));
+    }
     let checkpoints = usable(spec, stored, root).await?;
     let recovered = match history {
         None => Recovered {
@@ -40,13 +59,15 @@ pub(crate) async fn take_over(
         },
         Some(history) => Recovered {
             term,
-            generation: history.generation,
+            generation: history.last.map_or(Generation(0), |last| last.generation),
             lineage: history.lineage,
             checkpoints,
             fingerprint: history.fingerprint,
+            adopt,
+            ..Default::default()
         },
     };
-    Ok((journal, recovered))
+    Ok((Desk::new(journal, root.clone()), recovered))
 }
 
 fn created(spec: &RunSpec, corpus: &CorpusFacts) -> Record {
@@ -202,7 +223,9 @@ mod tests {
     async fn started() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
         let root = Store::open(folder.path().to_str().unwrap()).unwrap();
-        let (_, recovered) = take_over(&spec(&[]), &corpus(10), &root).await.unwrap();
+        let (_, recovered) = take_over(&spec(&[]), &corpus(10), &root, true)
+            .await
+            .unwrap();
         assert_eq!(recovered.term, Term(1));
         (folder, root)
     }
@@ -211,7 +234,9 @@ mod tests {
     async fn each_coordinator_takes_the_next_term() {
         let (_folder, root) = started().await;
         for term in 2..4 {
-            let (_, recovered) = take_over(&spec(&[]), &corpus(10), &root).await.unwrap();
+            let (_, recovered) = take_over(&spec(&[]), &corpus(10), &root, true)
+                .await
+                .unwrap();
             assert_eq!(recovered.term, Term(term));
         }
     }
@@ -220,7 +245,10 @@ mod tests {
     async fn another_model_under_the_same_name_is_refused_by_key() {
         let (_folder, root) = started().await;
         let other = spec(&["model.width=64", "train.lr=0.5"]);
-        let error = take_over(&other, &corpus(10), &root).await.err().unwrap();
+        let error = take_over(&other, &corpus(10), &root, true)
+            .await
+            .err()
+            .unwrap();
         let text = error.to_string();
         assert!(
             text.contains("model.width: 128 -> 64") && text.contains("train.lr"),
@@ -240,7 +268,10 @@ mod tests {
             corpus_hash: "d".into(),
             ..corpus(10)
         };
-        let error = take_over(&spec(&[]), &other, &root).await.err().unwrap();
+        let error = take_over(&spec(&[]), &other, &root, true)
+            .await
+            .err()
+            .unwrap();
         assert!(
             error
                 .to_string()
@@ -258,7 +289,7 @@ mod tests {
             digest: "d".into(),
         };
         journal.append(&Record::Finished(state)).await.unwrap();
-        let error = take_over(&spec(&[]), &corpus(10), &root)
+        let error = take_over(&spec(&[]), &corpus(10), &root, true)
             .await
             .err()
             .unwrap();
@@ -266,7 +297,7 @@ mod tests {
             error,
             CoordinatorError::AlreadyFinished { step: Step(10), .. }
         ));
-        take_over(&spec(&["run.steps=20"]), &corpus(20), &root)
+        take_over(&spec(&["run.steps=20"]), &corpus(20), &root, true)
             .await
             .unwrap();
         let history = crate::journal::history(&root).await.unwrap().unwrap();

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use ringmaster_proto::v1::worker_report::Body;
-use ringmaster_proto::v1::{Held, StepDone, WorkerReport};
+use ringmaster_proto::v1::{Held, Hello, StepDone, WorkerReport};
 
 /// Longest text of a worker, in bytes.
 const TEXT_MAX: usize = 4096;
@@ -13,7 +13,7 @@ const TEXT_MAX: usize = 4096;
 const OBJECTIVES_MAX: usize = 64;
 
 /// Refuses text that is too long to log or show.
-pub(crate) fn text(what: &str, text: &str) -> Result<(), String> {
+fn text(what: &str, text: &str) -> Result<(), String> {
     match text.len() {
         0..=TEXT_MAX => Ok(()),
         bytes => Err(format!("{what} has {bytes} bytes, more than {TEXT_MAX}")),
@@ -51,16 +51,29 @@ fn step_done(done: &StepDone) -> Result<(), String> {
     hash("a step's digest", &done.digest)
 }
 
+fn ring_address(address: &str) -> Result<(), String> {
+    match address.parse::<SocketAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("ring address {address:?} is not ip:port")),
+    }
+}
+
+/// Refuses a hello whose fields cannot be what they are called.
+pub(crate) fn hello(hello: &Hello) -> Result<(), String> {
+    text("host", &hello.host)?;
+    hello.standing.as_ref().map_or(Ok(()), |standing| {
+        ring_address(&standing.ring_address)?;
+        text("fingerprint", &standing.fingerprint)
+    })
+}
+
 /// Refuses a report whose fields cannot be what they are called.
 pub(crate) fn report(report: &WorkerReport) -> Result<(), String> {
     match &report.body {
         None => Err("it is empty".to_owned()),
         Some(Body::Hello(_)) => Err("hello is said once".to_owned()),
         Some(Body::Prepared(prepared)) => {
-            let address = &prepared.ring_address;
-            address
-                .parse::<SocketAddr>()
-                .map_err(|_| format!("ring address {address:?} is not ip:port"))?;
+            ring_address(&prepared.ring_address)?;
             text("fingerprint", &prepared.fingerprint)?;
             held(prepared.held.as_ref())
         }

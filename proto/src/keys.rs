@@ -47,6 +47,11 @@ pub fn checkpoint(generation: Generation, step: Step, digest: &str) -> String {
     )
 }
 
+/// Whether `folder` is one of the checkpoints taken in `generation`.
+pub fn is_checkpoint_of(folder: &str, generation: Generation) -> bool {
+    folder.contains(&format!("-gen-{:06}-", generation.0))
+}
+
 /// One part of a checkpoint in `folder`.
 pub fn checkpoint_part(folder: &str, part: u32, parts: u32) -> String {
     format!("{folder}/part-{part:05}-of-{parts:05}.safetensors")

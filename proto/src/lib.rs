@@ -23,4 +23,4 @@ pub mod v1 {
 }
 
 /// Version of the worker-coordinator protocol; a coordinator refuses any other.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;

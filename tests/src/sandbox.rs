@@ -150,6 +150,21 @@ impl Sandbox {
         losses
     }
 
+    /// The generations that completed steps of the run.
+    pub fn generations(&self, run: &str) -> BTreeSet<u64> {
+        let generation = |line: &Value| line["generation"].as_u64().expect("a generation");
+        self.metrics(run).iter().map(generation).collect()
+    }
+
+    /// Process of the live run's coordinator.
+    pub fn coordinator(&self, run: &str) -> u32 {
+        let path = self.run_folder(run).join("endpoint.json");
+        let text = std::fs::read_to_string(path).expect("endpoint.json of the run");
+        let endpoint: Value = serde_json::from_str(&text).expect("a JSON object");
+        let pid = endpoint["pid"].as_u64().expect("a process id");
+        pid.try_into().expect("a process id")
+    }
+
     /// Notes what the live run has open, for [`Self::assert_nothing_left`].
     pub fn note_sockets(&mut self) {
         let processes = self.marker.processes();

@@ -1,7 +1,7 @@
 //! A worker that dies costs nothing but time: the oracle is the same run on one worker.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use ringmaster_proto::v1::watch_run_response::Event;
@@ -88,6 +88,50 @@ fn killing_all_workers_goes_back_to_a_checkpoint_and_changes_no_bit() {
 #[test]
 fn killing_a_worker_while_the_ring_forms_changes_no_bit() {
     assert_unharmed_by(&[1], "the first ring", in_phase("forming"));
+}
+
+/// Kills the coordinator of a run at a step, and expects the end of the undisturbed run. Returns the
+/// generations that completed steps.
+fn assert_unharmed_by_the_loss_of_the_coordinator(workers: &str, step: u64) -> BTreeSet<u64> {
+    let expected = undisturbed();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let mut process = sandbox.start(train(workers));
+    let watch = Watch::open(&mut process, &sandbox.run_folder(SMALL));
+    watch.wait_for(&format!("step {step}"), at_step(step));
+    sandbox.note_sockets();
+    sandbox.kill(sandbox.coordinator(SMALL));
+    let finished = process.finish().succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
+    sandbox.generations(SMALL)
+}
+
+#[test]
+fn killing_the_coordinator_interrupts_no_worker_and_changes_no_bit() {
+    let generations = assert_unharmed_by_the_loss_of_the_coordinator("2", 60);
+    assert_eq!(generations, BTreeSet::from([1]), "nobody left the ring");
+}
+
+#[test]
+fn killing_the_coordinator_of_one_worker_changes_no_bit() {
+    let generations = assert_unharmed_by_the_loss_of_the_coordinator("1", 60);
+    assert_eq!(generations, BTreeSet::from([1]));
+}
+
+#[test]
+fn killing_the_coordinator_and_a_worker_at_once_changes_no_bit() {
+    let expected = undisturbed();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let mut process = sandbox.start(train("3"));
+    let watch = Watch::open(&mut process, &sandbox.run_folder(SMALL));
+    watch.wait_for("step 60", at_step(60));
+    sandbox.note_sockets();
+    let workers = watch.status().workers;
+    sandbox.kill(sandbox.coordinator(SMALL));
+    sandbox.kill(workers[1].pid);
+    let finished = process.finish().succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
 }
 
 #[test]

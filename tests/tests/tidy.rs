@@ -11,11 +11,12 @@ use toml::Table;
 const LINES_MAX: usize = 500;
 
 /// Where each package lies.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("ringmaster-proto", "proto"),
     ("ringmaster-dataset", "dataset"),
     ("ringmaster-coordinator", "coordinator"),
     ("ringmaster-worker", "worker"),
+    ("ringmaster-agent", "worker/agent"),
     ("ringmaster-model", "worker/model"),
     ("ringmaster-ring", "worker/ring"),
     ("ringmaster", "deploy"),
@@ -23,9 +24,10 @@ const PACKAGES: [(&str, &str); 8] = [
 ];
 
 /// Which packages of ours each may depend on. `deploy` and `tests` may depend on all.
-const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
     ("ringmaster-proto", &[]),
     ("ringmaster-ring", &[]),
+    ("ringmaster-agent", &["ringmaster-proto"]),
     ("ringmaster-model", &["ringmaster-proto"]),
     ("ringmaster-dataset", &["ringmaster-proto"]),
     (
@@ -37,6 +39,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
         &[
             "ringmaster-proto",
             "ringmaster-dataset",
+            "ringmaster-agent",
             "ringmaster-model",
             "ringmaster-ring",
         ],
@@ -60,10 +63,12 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
 const NOT_IN_THE_RING: [&str; 4] = ["burn", "tonic", "tokio", "axum"];
 
 /// Files that decide: no runtime, no wire, no clock. Time and seeds are arguments.
-const PURE: [&str; 9] = [
+const PURE: [&str; 11] = [
     "coordinator/src/run",
     "dataset/src/plan",
     "dataset/src/assign",
+    "worker/agent/src/agent",
+    "worker/agent/src/reports",
     "worker/ring/src/topology",
     "worker/ring/src/nccl/layout",
     "worker/src/engine/buckets",

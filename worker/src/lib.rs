@@ -18,6 +18,7 @@ mod fingerprint;
 pub mod init;
 mod objective;
 pub mod optimizer;
+mod outbox;
 mod parameters;
 mod preparation;
 mod prepare;

@@ -19,7 +19,8 @@ pub(crate) enum Preparation {
 
 /// What the preparation or the trainer thread has to say.
 pub(crate) enum Progress {
-    Ready(Body),
+    /// Where the ring listens, and the fingerprint.
+    Ready(String, String),
     Report(Generation, Body),
     Failed(WorkerError),
 }
@@ -37,9 +38,10 @@ impl Preparation {
                 });
                 match result {
                     Ok(prepared) => {
-                        let body = Body::Prepared(prepared.report());
+                        let (address, fingerprint) =
+                            (prepared.ring_address(), prepared.fingerprint());
                         *self = Self::Done(prepared);
-                        Progress::Ready(body)
+                        Progress::Ready(address, fingerprint)
                     }
                     Err(error) => {
                         *self = Self::Waiting;
@@ -47,7 +49,7 @@ impl Preparation {
                     }
                 }
             }
-            Self::Done(prepared) => match prepared.next_report().await {
+            Self::Done(prepared) => match prepared.outbox().next().await {
                 Some((generation, body)) => Progress::Report(generation, body),
                 None => Progress::Failed(prepared.why_ended()),
             },

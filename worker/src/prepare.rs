@@ -7,12 +7,11 @@ use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
 use ringmaster_dataset::{Corpus, Store};
-use ringmaster_proto::v1::worker_report::Body;
-use ringmaster_proto::v1::{self, Welcome};
-use ringmaster_proto::{Generation, RunSpec};
+use ringmaster_proto::RunSpec;
+use ringmaster_proto::v1::Welcome;
 use ringmaster_ring::RingListener;
-use tokio::sync::mpsc::{Receiver, channel};
 
+use crate::outbox::{Outbox, outbox};
 use crate::sample::Sampler;
 use crate::session::{Command, Session};
 use crate::trainer::Trainer;
@@ -21,29 +20,27 @@ use crate::{WorkerError, WorkerOptions, fingerprint};
 /// Commands that may wait for the trainer thread; a generation needs three.
 const COMMANDS: usize = 64;
 
-/// Reports that may wait for the agent: minutes of training without a control stream.
-const REPORTS: usize = 4096;
-
 /// Held-out rows the sampler asks about.
 const SAMPLE_ROWS: u64 = 32;
 
 /// A running trainer thread and how to reach it.
 pub(crate) struct Prepared {
     commands: SyncSender<Command>,
-    reports: Receiver<(Generation, Body)>,
+    outbox: Outbox,
     thread: Option<JoinHandle<Result<(), WorkerError>>>,
     ring_address: SocketAddr,
     fingerprint: String,
 }
 
 impl Prepared {
-    /// What the coordinator is told.
-    pub(crate) fn report(&self) -> v1::Prepared {
-        v1::Prepared {
-            ring_address: self.ring_address.to_string(),
-            fingerprint: self.fingerprint.clone(),
-            held: None,
-        }
+    /// Where its ring listens.
+    pub(crate) fn ring_address(&self) -> String {
+        self.ring_address.to_string()
+    }
+
+    /// What it shares with workers that compute equal bits.
+    pub(crate) fn fingerprint(&self) -> String {
+        self.fingerprint.clone()
     }
 
     /// Hands a command to the trainer thread.
@@ -53,12 +50,12 @@ impl Prepared {
         }
     }
 
-    /// The trainer thread's next report; `None` when the thread has ended.
-    pub(crate) async fn next_report(&mut self) -> Option<(Generation, Body)> {
-        self.reports.recv().await
+    /// The trainer thread's reports; they end when the thread does.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
-    /// Why the trainer thread has ended, once [`Self::next_report`] says so. The thread's end of the
+    /// Why the trainer thread has ended, once [`Self::outbox`] says so. The thread's end of the
     /// reports is among the last things it drops, so this hardly waits.
     pub(crate) fn why_ended(&mut self) -> WorkerError {
         match self.thread.take().map(JoinHandle::join) {
@@ -68,9 +65,8 @@ impl Prepared {
     }
 
     /// Ends the trainer thread and waits for it.
-    pub(crate) async fn end(mut self) {
+    pub(crate) async fn end(self) {
         self.command(Command::Exit);
-        self.reports.close();
         drop(self.commands);
         let Some(thread) = self.thread else {
             return;
@@ -151,7 +147,7 @@ fn build(
     tracing::info!(fingerprint, parameters = trainer.layout.total, "prepared");
     let sampler = Sampler::new(held_out, spec.eval.sample_every, &spec.model, &autodiff);
     let ring_address = listener.local_addr();
-    let (reports_in, reports) = channel(REPORTS);
+    let (mailbox, outbox) = outbox();
     let session = Session {
         spec,
         corpus: Arc::new(corpus),
@@ -162,7 +158,7 @@ fn build(
         trainer,
         sampler,
         runtime,
-        reports: reports_in,
+        mailbox,
         holds_state: false,
     };
     let (commands, inbox) = std::sync::mpsc::sync_channel(COMMANDS);
@@ -172,7 +168,7 @@ fn build(
         .map_err(|error| WorkerError::Internal(format!("starting the trainer: {error}")))?;
     Ok(Prepared {
         commands,
-        reports,
+        outbox,
         thread: Some(thread),
         ring_address,
         fingerprint,

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use ringmaster_agent::Form;
 use ringmaster_dataset::{Corpus, Store, lanes_of_rank};
 use ringmaster_proto::auth::RunToken;
 use ringmaster_proto::spec::Transport;
@@ -16,17 +17,20 @@ use ringmaster_proto::v1::{self, Boundary, Held, Origin, Resume};
 use ringmaster_proto::{ErrorKind, Generation, Rank, RunSpec, Step, WorldSize};
 use ringmaster_ring::{self as ring, Abort, Ring, RingError, RingListener};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::Sender;
 
 use crate::feeder::Feeder;
+use crate::outbox::Mailbox;
 use crate::sample::Sampler;
 use crate::trainer::{Membership, Trainer};
 use crate::{WorkerError, checkpoint, init, recovery};
 
+/// Pause before the last checkpoint is tried again.
+const STORE_WAIT: Duration = Duration::from_secs(1);
+
 /// What the agent asks of the trainer thread.
 pub(crate) enum Command {
     /// Become part of a generation: links, then the state at its resume point.
-    Form(Form),
+    Form(Form, Reins),
     /// Every rank has formed: step until a boundary or a fence.
     Start(Generation),
     /// Apply nothing more in this generation, and say what is held.
@@ -35,13 +39,12 @@ pub(crate) enum Command {
     Exit,
 }
 
-/// One generation, as this worker sees it.
-pub(crate) struct Form {
-    pub(crate) generation: Generation,
-    pub(crate) rank: Rank,
-    pub(crate) addresses: Vec<std::net::SocketAddr>,
-    pub(crate) resume: Resume,
+/// How the agent reaches into a generation's ring.
+#[derive(Clone)]
+pub(crate) struct Reins {
+    /// Unwinds whatever the ring waits for.
     pub(crate) abort: Abort,
+    /// The boundary this rank proposes.
     pub(crate) drain: Arc<AtomicI32>,
 }
 
@@ -57,7 +60,7 @@ pub(crate) struct Session {
     pub(crate) trainer: Trainer,
     pub(crate) sampler: Sampler,
     pub(crate) runtime: Handle,
-    pub(crate) reports: Sender<(Generation, Body)>,
+    pub(crate) mailbox: Mailbox,
     /// Whether the trainer's state is one of the run's, not just fresh memory.
     pub(crate) holds_state: bool,
 }
@@ -83,11 +86,11 @@ impl Session {
         let mut active: Option<Active> = None;
         while let Ok(command) = commands.recv() {
             match command {
-                Command::Form(form) => {
+                Command::Form(form, reins) => {
                     // The old links close before the new ones open.
                     drop(active.take());
                     let generation = form.generation;
-                    match self.form(form) {
+                    match self.form(form, reins) {
                         Ok(formed) => active = Some(formed),
                         Err(error) => self.report_error(generation, None, error)?,
                     }
@@ -112,15 +115,14 @@ impl Session {
     }
 
     /// Forms the links of a generation and obtains the state at its resume point.
-    fn form(&mut self, form: Form) -> Result<Active, WorkerError> {
+    fn form(&mut self, form: Form, reins: Reins) -> Result<Active, WorkerError> {
         let Form {
             generation,
             rank,
             addresses,
             resume,
-            abort,
-            drain,
         } = form;
+        let Reins { abort, drain } = reins;
         let world = WorldSize(addresses.len() as u32);
         let membership = ring::Membership {
             run: self.spec.run.name.clone(),
@@ -218,7 +220,7 @@ impl Session {
             tracing::debug!(loss = done.loss, seconds = done.step_seconds, "done");
             let step = done.step;
             self.trainer.check_bad_rows(self.corpus.train.rows())?;
-            self.report_progress(active.generation, Body::StepDone(done));
+            self.report(active.generation, Body::StepDone(done));
             if boundary != Boundary::Unspecified {
                 drop(feeder);
                 return self.reach(active, boundary);
@@ -235,16 +237,28 @@ impl Session {
             if active.rank.0 == 0
                 && let Some(sample) = self.sampler.next_if_due(&mut self.trainer, &self.corpus)?
             {
-                self.report_progress(active.generation, Body::Sample(sample));
+                self.report(active.generation, Body::Sample(sample));
             }
         }
     }
 
-    /// Ends at an agreed boundary; one that ends the run writes a checkpoint first.
+    /// Ends at an agreed boundary; one that ends the run writes a checkpoint first, and waits for a
+    /// store that is away.
     fn reach(&mut self, active: &Active, boundary: Boundary) -> Result<(), WorkerError> {
         tracing::info!(step = self.trainer.step_count(), ?boundary, "boundary");
-        if matches!(boundary, Boundary::Stop | Boundary::Finished) {
-            self.write_checkpoint(active)?;
+        let mut saved = !matches!(boundary, Boundary::Stop | Boundary::Finished);
+        while !saved {
+            match self.write_checkpoint(active) {
+                Err(error) if error.kind() == ErrorKind::Retry => {
+                    tracing::warn!("the last checkpoint waits for the store: {error}");
+                    active.member.abort.check()?;
+                    std::thread::sleep(STORE_WAIT);
+                }
+                written => {
+                    written?;
+                    saved = true;
+                }
+            }
         }
         self.report_fenced(active.generation, boundary);
         Ok(())
@@ -327,16 +341,7 @@ impl Session {
         Ok(())
     }
 
-    /// Progress is told if there is room: training does not wait for a control stream.
-    fn report_progress(&self, generation: Generation, body: Body) {
-        if self.reports.try_send((generation, body)).is_err() {
-            tracing::debug!(%generation, "a progress report was dropped: the queue is full");
-        }
-    }
-
     fn report(&self, generation: Generation, body: Body) {
-        if self.reports.blocking_send((generation, body)).is_err() {
-            tracing::debug!(%generation, "nobody takes reports any more");
-        }
+        self.mailbox.put(generation, body);
     }
 }

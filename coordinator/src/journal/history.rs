@@ -7,7 +7,7 @@ use ringmaster_proto::checkpoint::{CheckpointManifest, FORMAT_VERSION};
 use ringmaster_proto::{Generation, Step, Term, keys};
 
 use super::{JournalError, read};
-use crate::record::{CorpusFacts, Held, Record};
+use crate::record::{CorpusFacts, GenerationRecord, Held, Record};
 
 /// A run, as its journal tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct RunHistory {
     pub corpus: CorpusFacts,
     /// The last coordinator's term.
     pub term: Term,
-    /// The last generation; 0 if there was none.
-    pub generation: Generation,
+    /// The last generation, if there was one.
+    pub last: Option<GenerationRecord>,
     /// Where each generation resumed, ascending.
     pub lineage: Vec<(Generation, Step)>,
     /// Fingerprint of the workers, once a generation was recorded.
@@ -51,7 +51,7 @@ pub(crate) fn replay(records: &[Record]) -> (Term, Option<RunHistory>) {
                 spec_hash: spec_hash.clone(),
                 corpus: corpus.clone(),
                 term: last_term,
-                generation: Generation(0),
+                last: None,
                 lineage: Vec::new(),
                 fingerprint: None,
                 finished: None,
@@ -80,7 +80,7 @@ impl RunHistory {
                 self.corpus.total_steps = *total_steps;
             }
             Record::Generation(generation) => {
-                self.generation = generation.generation;
+                self.last = Some(generation.clone());
                 self.lineage
                     .push((generation.generation, generation.resume.step));
                 self.fingerprint = Some(generation.fingerprint.clone());

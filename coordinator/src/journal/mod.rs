@@ -96,16 +96,33 @@ impl Journal {
             Err(error) if error.is_already_exists() => {
                 let theirs = self.root.get(&key).await?;
                 if theirs != ours {
-                    let url = self.root.child(&key).url();
-                    let writer = Envelope::open(self.next, &theirs)
-                        .map_or_else(|reason| reason, |envelope| envelope.writer);
-                    return Err(JournalError::Fenced { url, writer });
+                    return Err(self.fenced(&key, &theirs));
                 }
             }
             Err(error) => return Err(error.into()),
         }
         self.next += 1;
         Ok(())
+    }
+
+    /// Whether nobody else has written in our place.
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`] if somebody has.
+    pub(crate) async fn confirm(&self) -> Result<(), JournalError> {
+        let key = keys::journal_record(self.next);
+        match self.root.get(&key).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(theirs) => Err(self.fenced(&key, &theirs)),
+        }
+    }
+
+    fn fenced(&self, key: &str, theirs: &[u8]) -> JournalError {
+        let url = self.root.child(key).url();
+        let writer = Envelope::open(self.next, theirs)
+            .map_or_else(|reason| reason, |envelope| envelope.writer);
+        JournalError::Fenced { url, writer }
     }
 }
 

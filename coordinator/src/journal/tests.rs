@@ -134,7 +134,7 @@ async fn a_run_is_what_its_records_add_up_to() {
     let run = replay(&records).1.unwrap();
     assert_eq!((run.finished, run.stopped), (None, Some(state(15))));
     assert_eq!(
-        (run.corpus, run.term, run.generation),
+        (run.corpus, run.term, run.last.unwrap().generation),
         (corpus(20), Term(2), Generation(2))
     );
     assert_eq!(

@@ -42,7 +42,10 @@ impl RunMachine {
     }
 
     /// Everything a worker needs to prepare itself.
-    pub(super) fn welcome(&mut self, worker: &WorkerId) {
+    ///
+    /// `keep`: it is where this coordinator believes it is; else it is to leave whatever ring it is in
+    /// and to say what it holds.
+    pub(super) fn welcome(&mut self, worker: &WorkerId, keep: bool) {
         let config = &self.config;
         let welcome = v1::Welcome {
             run_id: config.spec.run.name.clone(),
@@ -54,6 +57,8 @@ impl RunMachine {
             tokenizer_hash: config.corpus.tokenizer_hash.clone(),
             init_hash: config.corpus.init_hash.clone(),
             heartbeat_ms: config.timing.heartbeat_ms,
+            keep,
+            completed_step: self.steps.highest().0,
         };
         self.send(worker, Body::Welcome(welcome));
     }

@@ -1,7 +1,7 @@
 //! What the run machine is told, and what it asks for.
 
 use ringmaster_proto::checkpoint::CheckpointManifest;
-use ringmaster_proto::{WorkerId, v1};
+use ringmaster_proto::{Term, WorkerId, v1};
 
 use super::End;
 use crate::metrics_log::StepLine;
@@ -20,10 +20,10 @@ pub enum Event {
         worker: WorkerId,
         /// Its new stream.
         session: Session,
-        /// Host it runs on; ranks of one host are adjacent.
-        host: String,
-        /// Its process there.
-        pid: u32,
+        /// The newest term it has heard of; 0: none.
+        term: Term,
+        /// Where it runs, and where it stands if it attended before.
+        hello: v1::Hello,
     },
     /// A stream ended or could not keep up.
     Detached {
@@ -52,6 +52,8 @@ pub enum Event {
     Journaled,
     /// The checkpoint's manifest and its record are durable.
     CheckpointCommitted(Committed),
+    /// No other coordinator has written to the journal.
+    StillInOffice,
 }
 
 /// How loudly something is logged.
@@ -96,6 +98,9 @@ pub enum Effect {
     CommitCheckpoint(CheckpointManifest, Committed),
     /// Delete everything below this folder, its manifest first.
     DeleteCheckpoint(String),
+    /// Look whether another coordinator has written to the journal; if none has, say
+    /// [`Event::StillInOffice`]. One at a time.
+    ConfirmOffice,
     /// A step was completed for the first time.
     StepCompleted(StepLine),
     /// Tell whoever watches.

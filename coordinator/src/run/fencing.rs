@@ -29,15 +29,24 @@ impl RunMachine {
                 }),
             );
         }
-        let deadline = now.after(self.config.timing.fence_ms);
+        // Who has not found this coordinator yet may hold the newest state.
+        let awaited = |id: &WorkerId| self.workers.get(id).is_some_and(|w| w.awaited);
+        let timing = &self.config.timing;
+        let limit = match self.bound_to(self.generation).iter().any(awaited) {
+            true => timing.lease_ms,
+            false => timing.fence_ms,
+        };
+        let deadline = now.after(limit);
         self.enter(Phase::Fencing { deadline }, reason);
         self.settle(now);
     }
 
-    /// Only members that can be reached are waited for.
+    /// Only members that can be reached are waited for, or that may soon be.
     pub(super) fn awaits_a_fenced_member(&self) -> bool {
-        let unanswered = |w: &Worker| w.bound == Some(self.generation) && w.session.is_some();
-        self.workers.values().any(unanswered)
+        let reachable = |w: &Worker| w.session.is_some() || w.awaited;
+        self.workers
+            .values()
+            .any(|w| w.bound == Some(self.generation) && reachable(w))
     }
 
     /// Everybody who can answer the fence has.
@@ -50,11 +59,10 @@ impl RunMachine {
     /// be ranked unless they answer after all.
     pub(super) fn fence_is_late(&mut self, now: Millis) {
         for id in self.bound_to(self.generation) {
-            let limit = self.config.timing.fence_ms;
             let name = self.named(&id);
             self.log(
                 Level::Warn,
-                format!("{name} did not answer the fence within {limit} ms"),
+                format!("{name} did not answer the fence in time"),
             );
         }
         self.fenced(now);
@@ -106,7 +114,8 @@ impl RunMachine {
             (Phase::Draining(draining), _) => {
                 draining.answers.insert(id.clone(), (boundary, held));
             }
-            (Phase::Forming(_), _) | (Phase::Training, Boundary::Unspecified) => {
+            (Phase::Adopting(_) | Phase::Forming(_), _)
+            | (Phase::Training, Boundary::Unspecified) => {
                 let reason = format!("{} left the generation in mid-step", self.named(id));
                 return self.fence(now, reason, "link");
             }

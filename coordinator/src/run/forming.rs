@@ -6,6 +6,7 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::directive::Body;
 use ringmaster_proto::{ErrorKind, WorkerId};
 
+use super::adopting::Pace;
 use super::machine::RunMachine;
 use super::membership::{Candidate, Quorum, Worker, assign, quorum};
 use super::phase::{Forming, Phase};
@@ -170,6 +171,7 @@ impl RunMachine {
     fn begin(&mut self, now: Millis, record: GenerationRecord) {
         self.generation = record.generation;
         self.members = record.members.clone();
+        self.pace = Pace::from(record.resume.step);
         self.lineage.push(record.generation, record.resume.step);
         self.checkpoints.abandon();
         if self.config.exact() {
@@ -180,6 +182,16 @@ impl RunMachine {
             let reason = format!(
                 "{gone} left while generation {} was recorded",
                 record.generation
+            );
+            return self.gather(now, reason);
+        }
+        // A process that took the name of another does not have its memory.
+        if record.origin == Origin::Memory
+            && !record.members.iter().any(|id| self.holds(id, &record))
+        {
+            let reason = format!(
+                "whoever held step {} left while generation {} was recorded",
+                record.resume.step, record.generation
             );
             return self.gather(now, reason);
         }
@@ -213,12 +225,14 @@ impl RunMachine {
         );
     }
 
+    /// Whether `id` has the state that the generation starts from in memory.
+    fn holds(&self, id: &WorkerId, record: &GenerationRecord) -> bool {
+        let worker = self.workers.get(id);
+        worker.is_some_and(|worker| worker.held.as_ref() == Some(&record.resume))
+    }
+
     fn form_ring(&self, record: &GenerationRecord) -> v1::FormRing {
-        let held = |id: &WorkerId| {
-            self.workers
-                .get(id)
-                .is_some_and(|w| w.held.as_ref() == Some(&record.resume))
-        };
+        let held = |id: &WorkerId| self.holds(id, record);
         let root = record.members.iter().position(held).unwrap_or_default();
         let (origin, checkpoint_key) = match &record.origin {
             Origin::Initial => (v1::Origin::Initial, String::new()),
@@ -253,7 +267,7 @@ impl RunMachine {
             worker.step = held.step.0;
         }
         let Phase::Forming(forming) = &mut self.phase else {
-            return;
+            return self.adopt_formed(now, id);
         };
         let expected = match (&forming.record.origin, forming.formed.first_key_value()) {
             (Origin::Initial, None) => None,
@@ -275,23 +289,24 @@ impl RunMachine {
         }
         forming.formed.insert(id.clone(), held.clone());
         if forming.formed.len() == self.members.len() {
+            let reason = format!(
+                "{} workers train from step {}",
+                self.members.len(),
+                held.step
+            );
             self.newest = held;
-            self.start(now);
+            self.start(now, reason);
         }
     }
 
-    fn start(&mut self, now: Millis) {
+    /// Lets every member train.
+    pub(super) fn start(&mut self, now: Millis, reason: String) {
         for id in self.members.clone() {
             self.send(&id, Body::Start(v1::Start {}));
         }
         if let Some(since) = self.idle_since.take() {
             self.measure(Measure::Rendezvous(now.0.saturating_sub(since.0)));
         }
-        let reason = format!(
-            "{} workers train from step {}",
-            self.members.len(),
-            self.newest.step
-        );
         self.enter(Phase::Training, reason);
         self.release_leavers();
         self.consider_change(now);

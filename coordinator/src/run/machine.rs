@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringmaster_proto::v1::Hello;
 use ringmaster_proto::{Generation, Step, Term, WorkerId};
 
+use super::adopting::Pace;
 use super::checkpoint::{Checkpoints, Lineage};
 use super::membership::Worker;
 use super::patience::Patience;
@@ -39,6 +41,10 @@ pub struct RunMachine {
     /// Since when nobody trains, while a generation is on its way.
     pub(super) idle_since: Option<Millis>,
     pub(super) attended: u64,
+    pub(super) pace: Pace,
+    /// Whether the journal is being asked if there is a newer coordinator.
+    pub(super) confirming: bool,
+    confirm_at: Millis,
     /// Newest state and loss heard of, for `status`.
     pub(super) newest: Held,
     pub(super) loss: f64,
@@ -56,7 +62,8 @@ impl RunMachine {
             step: Step(0),
             digest: String::new(),
         });
-        Self {
+        let logged = newest.step.max(recovered.logged);
+        let mut machine = Self {
             config,
             term: recovered.term,
             generation: recovered.generation,
@@ -66,7 +73,7 @@ impl RunMachine {
             reason: "no worker has attended yet".to_owned(),
             lineage,
             checkpoints: Checkpoints::new(recovered.checkpoints),
-            steps: StepLog::new(newest.step),
+            steps: StepLog::new(logged),
             patience: Patience::default(),
             fingerprint: recovered
                 .fingerprint
@@ -76,10 +83,17 @@ impl RunMachine {
             began: false,
             idle_since: None,
             attended: 0,
+            pace: Pace::default(),
+            confirming: false,
+            confirm_at: Millis(0),
             newest,
             loss: 0.0,
             effects: Vec::new(),
+        };
+        if let Some(record) = recovered.adopt {
+            machine.adopt(record);
         }
+        machine
     }
 
     /// Term and generation, for logs.
@@ -96,10 +110,14 @@ impl RunMachine {
             Event::Attended {
                 worker,
                 session,
-                host,
-                pid,
+                term,
+                hello,
             } => {
-                self.on_attended(now, &worker, session, (host, pid));
+                if term > self.term {
+                    self.doubt(&worker, session, term);
+                } else {
+                    self.on_attended(now, &worker, session, hello);
+                }
             }
             Event::Detached { worker, session } => self.on_detached(now, &worker, session),
             Event::Report {
@@ -113,40 +131,53 @@ impl RunMachine {
             Event::StopRequested { reason } => self.on_stop_requested(now, reason),
             Event::Journaled => self.on_journaled(now),
             Event::CheckpointCommitted(committed) => self.on_committed(committed),
+            Event::StillInOffice => {
+                self.confirming = false;
+                self.confirm_at = now.after(self.config.timing.confirm_ms);
+            }
         }
         std::mem::take(&mut self.effects)
     }
 
-    fn on_attended(
-        &mut self,
-        now: Millis,
-        id: &WorkerId,
-        session: Session,
-        (host, pid): (String, u32),
-    ) {
+    fn on_attended(&mut self, now: Millis, id: &WorkerId, session: Session, hello: Hello) {
         let known = self.workers.get(id);
         if let Some(old) = known.and_then(|worker| worker.session) {
             self.effects.push(Effect::Close(old));
         }
-        let returns = known.is_some_and(|worker| worker.bound == Some(self.generation));
+        let member = known.is_some_and(|worker| worker.bound == Some(self.generation));
+        let returns = member && self.is_where_it_was(hello.standing.as_ref());
+        let name = self.named(id);
         if !returns {
             self.attended += 1;
             self.workers
-                .insert(id.clone(), Worker::new(host, pid, self.attended, now));
+                .insert(id.clone(), Worker::new(self.attended, now));
         }
         if let Some(worker) = self.workers.get_mut(id) {
+            (worker.host, worker.pid) = (hello.host, hello.pid);
             worker.session = Some(session);
             worker.lease.renew(now);
+            worker.awaited = false;
+            if let Some(standing) = hello.standing.as_ref().filter(|_| returns) {
+                worker.ring_address = Some(standing.ring_address.clone());
+                worker.fingerprint.clone_from(&standing.fingerprint);
+                worker.step = worker.step.max(standing.step);
+            }
         }
         self.log(
             Level::Info,
-            format!("{id} {}", if returns { "is back" } else { "attends" }),
+            format!("{name} {}", if returns { "is back" } else { "attends" }),
         );
-        self.welcome(id);
+        self.welcome(id, returns);
         if returns {
             self.repeat(id);
-        } else if matches!(self.phase, Phase::Gathering { .. }) {
-            self.try_form(now);
+            if let (Phase::Adopting(_), Some(standing)) = (&self.phase, hello.standing) {
+                self.on_standing(now, id, &standing);
+            }
+        } else if member && self.phase.running() {
+            let reason = format!("{name} is no longer in its ring");
+            self.fence(now, reason, "worker");
+        } else {
+            self.settle(now);
         }
     }
 
@@ -187,10 +218,14 @@ impl RunMachine {
 
     fn on_tick(&mut self, now: Millis) {
         let lease = self.config.timing.lease_ms;
+        // Every rank takes part in every step: while steps are reported, nobody in the ring is lost,
+        // though its control stream may be.
+        let moves = matches!(self.phase, Phase::Training) && self.pace.moves(now, lease);
+        let in_ring = |w: &Worker| w.bound == Some(self.generation);
         let silent: Vec<WorkerId> = self
             .workers
             .iter()
-            .filter(|(_, worker)| worker.lease.expired(now, lease))
+            .filter(|(_, w)| w.lease.expired(now, lease) && !(moves && in_ring(w)))
             .map(|(id, _)| id.clone())
             .collect();
         for id in silent {
@@ -202,7 +237,11 @@ impl RunMachine {
                 "lease",
             );
         }
+        if matches!(self.phase, Phase::Gathering { .. }) && now >= self.confirm_at {
+            self.confirm_office();
+        }
         match &self.phase {
+            Phase::Adopting(adopting) if now >= adopting.deadline => self.adoption_is_late(now),
             Phase::Forming(forming) if now >= forming.deadline => self.forming_is_late(now),
             Phase::Fencing { deadline } if now >= *deadline => self.fence_is_late(now),
             Phase::Draining(draining) if now >= draining.deadline => {

@@ -15,6 +15,8 @@ pub(super) struct Worker {
     /// Its stream, if it has one.
     pub(super) session: Option<Session>,
     pub(super) lease: Lease,
+    /// It has not attended this coordinator, which knows of it from the journal.
+    pub(super) awaited: bool,
     /// Order of first attendance.
     pub(super) joined: u64,
     /// Where its ring listens; absent while it prepares.
@@ -33,12 +35,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(host: String, pid: u32, joined: u64, now: Millis) -> Self {
+    pub(super) fn new(joined: u64, now: Millis) -> Self {
         Self {
-            host,
-            pid,
+            host: String::new(),
+            pid: 0,
             session: None,
             lease: Lease::new(now),
+            awaited: false,
             joined,
             ring_address: None,
             fingerprint: String::new(),

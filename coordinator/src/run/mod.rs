@@ -10,6 +10,8 @@
 //!
 //! | from       | when                                               | to         |
 //! |------------|----------------------------------------------------|------------|
+//! | Adopting   | every member stands in its ring, or it moves       | Training   |
+//! | Adopting   | a member does not, or its lease ends; the deadline | Fencing    |
 //! | Gathering  | enough workers are ready                           | Journaling |
 //! | Gathering  | a stop is asked for and nothing is unsaved         | Closing    |
 //! | Journaling | the generation's record is durable                 | Forming    |
@@ -27,6 +29,7 @@
 //!
 //! A run that cannot go on is Ended (failed) from any phase.
 
+mod adopting;
 mod checkpoint;
 mod directives;
 mod ending;
@@ -49,7 +52,7 @@ mod tests;
 use ringmaster_proto::spec::Reduction;
 use ringmaster_proto::{ErrorKind, Generation, RunSpec, Step, Term};
 
-use crate::record::{Committed, CorpusFacts, Held};
+use crate::record::{Committed, CorpusFacts, GenerationRecord, Held};
 
 pub use event::{Effect, Event, Level, Measure, Session};
 pub use machine::RunMachine;
@@ -79,6 +82,9 @@ pub struct Timing {
     /// A drain that has not reached its boundary by then ends in a fence. Long: with a slow store
     /// it includes writing a checkpoint.
     pub draining_ms: u64,
+    /// How often a coordinator that waits for workers looks whether it was replaced: the workers it
+    /// waits for may be with the other.
+    pub confirm_ms: u64,
 }
 
 impl Default for Timing {
@@ -89,6 +95,7 @@ impl Default for Timing {
             fence_ms: 2_000,
             forming_ms: 30_000,
             draining_ms: 300_000,
+            confirm_ms: 5_000,
         }
     }
 }
@@ -133,6 +140,10 @@ pub struct Recovered {
     pub checkpoints: Vec<Committed>,
     /// Fingerprint of the run's workers, if a generation was recorded.
     pub fingerprint: Option<String>,
+    /// The last recorded generation, if its workers may still train.
+    pub adopt: Option<GenerationRecord>,
+    /// The newest step in `metrics.jsonl`.
+    pub logged: Step,
 }
 
 /// How a run ended.

@@ -1,6 +1,6 @@
 //! The phases of a run, with what each one has to remember.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringmaster_proto::WorkerId;
 use ringmaster_proto::v1::Boundary;
@@ -11,6 +11,8 @@ use crate::record::{GenerationRecord, Held};
 /// Where the run stands; the transitions are drawn in the module doc of `run`.
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// A coordinator has taken over; who was in the last generation may still train.
+    Adopting(Adopting),
     /// Waiting for enough workers.
     Gathering {
         /// End of the join window, once the least number of workers is there.
@@ -33,6 +35,14 @@ pub(super) enum Phase {
     Closing(Closing),
     /// Over.
     Ended(End),
+}
+
+/// See [`Phase::Adopting`].
+#[derive(Debug)]
+pub(super) struct Adopting {
+    pub(super) deadline: Millis,
+    /// Members that attended and have formed.
+    pub(super) formed: BTreeSet<WorkerId>,
 }
 
 /// See [`Phase::Forming`].
@@ -64,6 +74,7 @@ impl Phase {
     /// Name for people, as in `RunStatus.phase`.
     pub(super) fn name(&self) -> &'static str {
         match self {
+            Self::Adopting(_) => "adopting",
             Self::Gathering { .. } => "gathering",
             Self::Journaling(_) | Self::Forming(_) => "forming",
             Self::Training => "training",
@@ -77,7 +88,10 @@ impl Phase {
 
     /// Whether members may be computing in the current generation.
     pub(super) fn running(&self) -> bool {
-        matches!(self, Self::Forming(_) | Self::Training | Self::Draining(_))
+        matches!(
+            self,
+            Self::Adopting(_) | Self::Forming(_) | Self::Training | Self::Draining(_)
+        )
     }
 
     /// Whether nothing workers do can change the outcome any more.

@@ -3,7 +3,7 @@
 use ringmaster_proto::v1::watch_run_response::Event as Watched;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Boundary};
-use ringmaster_proto::{ErrorKind, Rank, Step, WorkerId};
+use ringmaster_proto::{ErrorKind, Generation, Rank, Step, WorkerId};
 
 use super::checkpoint::manifest;
 use super::machine::RunMachine;
@@ -50,7 +50,8 @@ impl RunMachine {
                 self.on_formed(now, id, Held::from(&held));
             }
             Some(Body::LinkLost(lost)) if member => self.on_link_lost(now, id, &lost),
-            Some(Body::StepDone(done)) if member => self.on_step_done(id, done),
+            Some(Body::StepDone(done)) if member => self.on_step_done(now, id, done),
+            Some(Body::StepDone(done)) => self.on_past_step(Generation(report.generation), &done),
             Some(Body::PartWritten(written)) if member => self.on_part_written(id, &written),
             _ => {}
         }
@@ -157,12 +158,28 @@ impl RunMachine {
         );
     }
 
-    fn on_step_done(&mut self, id: &WorkerId, done: v1::StepDone) {
+    /// A worker tells of a step of a generation that is over, since it may have been told to a
+    /// coordinator that is gone. In an exact run a redo comes to the same, so it is on record once
+    /// anybody remembers it.
+    fn on_past_step(&mut self, generation: Generation, done: &v1::StepDone) {
+        if self.config.exact()
+            && generation <= self.generation
+            && !self.steps.knows(Step(done.step))
+        {
+            let line = StepLine::new(generation, done);
+            self.effects.push(Effect::StepCompleted(line));
+        }
+    }
+
+    fn on_step_done(&mut self, now: Millis, id: &WorkerId, done: v1::StepDone) {
         let Some(index) = self.members.iter().position(|member| member == id) else {
             return;
         };
         if let Some(worker) = self.workers.get_mut(id) {
             worker.step = done.step;
+        }
+        if self.pace.completed(now, done.step) && matches!(self.phase, Phase::Adopting(_)) {
+            self.adopted(now);
         }
         let rank = Rank(u32::try_from(index).unwrap_or(u32::MAX));
         let highest = self.steps.highest();

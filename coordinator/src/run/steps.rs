@@ -59,6 +59,11 @@ impl StepLog {
         self.highest
     }
 
+    /// Whether `step` was reported to this coordinator.
+    pub(super) fn knows(&self, step: Step) -> bool {
+        self.seen.contains_key(&step)
+    }
+
     /// Takes one rank's word.
     pub(super) fn observe(&mut self, o: Observation<'_>) -> Verdict {
         let loss = o.loss.to_bits();

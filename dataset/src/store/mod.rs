@@ -61,6 +61,15 @@ impl Store {
         })
     }
 
+    /// A store that no URL opens: one that a simulation makes.
+    pub fn over(client: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            client,
+            prefix: Path::default(),
+            base: "memory:///".into(),
+        }
+    }
+
     /// The same store below `key`.
     pub fn child(&self, key: &str) -> Self {
         Self {

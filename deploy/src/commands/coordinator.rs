@@ -40,6 +40,9 @@ pub(crate) struct CoordinatorArgs {
     /// Append one line of JSON per step to this file
     #[arg(long, value_name = "FILE")]
     metrics_file: Option<PathBuf>,
+    /// No worker of an earlier coordinator is left: wait for none
+    #[arg(long)]
+    alone: bool,
     /// End at once when standard input closes
     #[arg(long)]
     exit_with_parent: bool,
@@ -76,6 +79,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> Result<Exit, CliError> {
         token,
         metrics_file: args.metrics_file,
         admin_address: endpoint.admin.clone(),
+        adopt: !args.alone,
         timing: Timing::default(),
     };
     let path = args.endpoint_file.as_deref();

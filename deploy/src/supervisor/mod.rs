@@ -12,6 +12,7 @@ mod watcher;
 pub(crate) use self::topology::{THREADS, Topology};
 pub(crate) use self::watcher::watch;
 
+use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -96,6 +97,7 @@ pub(crate) struct Supervisor {
     topology: Topology,
     phase: Phase,
     coordinator: Option<Leash>,
+    coordinators: Restarts,
     slots: Vec<Slot>,
     exits: JoinSet<Exited>,
     endpoint: Endpoint,
@@ -135,7 +137,7 @@ impl Supervisor {
 
     /// Starts the coordinator, waits until it listens, starts the workers.
     async fn start(topology: Topology) -> Result<Self, CliError> {
-        let mut launched = topology.coordinator().start()?;
+        let mut launched = topology.coordinator(None).start()?;
         let stdout = launched.stdout.take();
         let mut lines = stdout.map(|stdout| BufReader::new(stdout).lines());
         let said = timeout(READY_TIMEOUT, first_line(&mut lines)).await;
@@ -154,6 +156,7 @@ impl Supervisor {
         let mut supervisor = Self {
             phase: Phase::Training,
             coordinator: Some(launched.leash),
+            coordinators: Restarts::default(),
             slots,
             exits,
             endpoint,
@@ -244,7 +247,7 @@ impl Supervisor {
     fn exited(&mut self, exited: Exited, progress: &Progress) -> Result<(), CliError> {
         let status = exited.status.map_err(lost)?;
         match exited.role {
-            Role::Coordinator => self.coordinator_exited(status, exited.last_line),
+            Role::Coordinator => self.coordinator_exited(status, exited.last_line, progress)?,
             Role::Worker(slot) => {
                 let said = exited.last_line.as_deref().map(serde_json::from_str);
                 if let Some(Ok(WorkerEnd { peak_memory_bytes })) = said {
@@ -256,12 +259,23 @@ impl Supervisor {
         Ok(())
     }
 
-    fn coordinator_exited(&mut self, status: ExitStatus, last_line: Option<String>) {
+    /// A coordinator that was killed is started again where it was: the workers train on meanwhile.
+    fn coordinator_exited(
+        &mut self,
+        status: ExitStatus,
+        last_line: Option<String>,
+        progress: &Progress,
+    ) -> Result<(), CliError> {
         let Some(leash) = self.coordinator.take() else {
-            return;
+            return Ok(());
         };
         if matches!(self.phase, Phase::Killed) {
-            return;
+            return Ok(());
+        }
+        let killed = status.code().is_none() && matches!(self.phase, Phase::Training);
+        if killed && let Decision::Restart(reason) = self.coordinators.died(self.step) {
+            progress.note(&format!("{}; {reason}", leash.error(status)));
+            return self.restart_coordinator();
         }
         self.phase = Phase::Closing(Instant::now() + CLOSE_TIMEOUT);
         let end = last_line.and_then(|line| serde_json::from_str(&line).ok());
@@ -271,6 +285,22 @@ impl Supervisor {
         }
         self.result
             .get_or_insert_with(|| end.ok_or_else(|| leash.error(status)));
+        Ok(())
+    }
+
+    /// Starts a coordinator where the last one was; whoever looks for it finds it once it listens.
+    fn restart_coordinator(&mut self) -> Result<(), CliError> {
+        let port = |address: &str| {
+            let address: SocketAddr = address.parse().map_err(lost)?;
+            Ok::<_, CliError>(address.port())
+        };
+        let ports = (port(&self.endpoint.address)?, port(&self.endpoint.admin)?);
+        let started = self.topology.coordinator(Some(ports)).start()?;
+        self.coordinator = Some(started.leash);
+        let lines = started.stdout.map(|stdout| BufReader::new(stdout).lines());
+        self.exits
+            .spawn(wait(Role::Coordinator, started.process, lines));
+        Ok(())
     }
 
     /// A worker that died while the run goes on is started again, within reason.

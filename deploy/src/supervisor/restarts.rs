@@ -1,11 +1,11 @@
-//! Whether a worker that died is started again: pure.
+//! Whether a process that died is started again: pure.
 
 use ringmaster_proto::Step;
 
-/// Starts without a step in between after which a worker is given up.
+/// Starts without a step in between after which a process is given up.
 pub(crate) const RESTARTS_MAX: u32 = 3;
 
-/// The deaths of one worker slot.
+/// The deaths of the coordinator, or of one worker slot.
 #[derive(Debug, Default)]
 pub(crate) struct Restarts {
     since_progress: u32,
@@ -22,7 +22,7 @@ pub(crate) enum Decision {
 }
 
 impl Restarts {
-    /// The worker died when the run had applied `step` updates.
+    /// The process died when the run had applied `step` updates.
     pub(crate) fn died(&mut self, step: Step) -> Decision {
         if step > self.seen {
             self.seen = step;

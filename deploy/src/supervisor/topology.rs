@@ -30,8 +30,9 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// The control plane.
-    pub(super) fn coordinator(&self) -> Launch {
+    /// The control plane: the first, for whom no worker is left from before, or one in the place of
+    /// another that served at `ports` and has died.
+    pub(super) fn coordinator(&self, ports: Option<(u16, u16)>) -> Launch {
         let folder = &self.folder;
         let mut args: Vec<OsString> = vec!["coordinator".into()];
         args.extend(self.run.to_args());
@@ -43,6 +44,13 @@ impl Topology {
         args.extend(["--endpoint-file".into(), folder.endpoint_file().into()]);
         args.extend(["--metrics-file".into(), folder.metrics().into()]);
         args.extend(["--log-format".into(), self.log_format.as_str().into()]);
+        match ports {
+            None => args.push("--alone".into()),
+            Some((grpc, admin)) => {
+                args.extend(["--port".into(), grpc.to_string().into()]);
+                args.extend(["--admin-port".into(), admin.to_string().into()]);
+            }
+        }
         let role = "coordinator".to_owned();
         Launch {
             log: folder.log(&role),

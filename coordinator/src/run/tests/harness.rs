@@ -60,6 +60,8 @@ pub(super) struct Fake {
     pub(super) generation: u64,
     pub(super) rank: u32,
     pub(super) world: u32,
+    /// Its part of the generation's ring is whole.
+    pub(super) in_ring: bool,
     pub(super) training: bool,
     /// Hears, and says nothing: a stopped process.
     pub(super) mute: bool,
@@ -70,6 +72,7 @@ pub(super) struct Fake {
 
 pub(super) struct Net {
     pub(super) machine: RunMachine,
+    pub(super) term: u64,
     pub(super) now: Millis,
     pub(super) workers: BTreeMap<WorkerId, Fake>,
     pub(super) journal: Vec<Record>,
@@ -99,6 +102,7 @@ impl Net {
 
     pub(super) fn recovered(overrides: &[&str], recovered: Recovered) -> Self {
         Self {
+            term: recovered.term.0,
             machine: RunMachine::new(config(overrides), recovered),
             now: Millis(0),
             workers: BTreeMap::new(),
@@ -133,14 +137,52 @@ impl Net {
     pub(super) fn attend(&mut self, name: &str) {
         self.sessions += 1;
         let session = Session(self.sessions);
-        self.workers.entry(id(name)).or_default().session = Some(session);
-        let event = Event::Attended {
-            worker: id(name),
-            session,
+        let fake = self.workers.entry(id(name)).or_default();
+        fake.session = Some(session);
+        let standing = (fake.generation > 0).then(|| v1::Standing {
+            ring_address: format!("127.0.0.1:{}", 1000 + session.0),
+            fingerprint: self.fingerprint.into(),
+            generation: fake.generation,
+            in_ring: fake.in_ring,
+            formed: fake.in_ring && !fake.never_forms,
+            step: fake.held.as_ref().map_or(0, |held| held.step),
+        });
+        let hello = v1::Hello {
             host: "h".into(),
             pid: 1,
+            standing,
+            ..Default::default()
         };
-        self.deliver(event);
+        self.deliver(Event::Attended {
+            worker: id(name),
+            session,
+            term: Term(self.term),
+            hello,
+        });
+    }
+
+    /// The coordinator is killed, and another reads the journal. Every stream is gone; the workers
+    /// train on, since nobody is asked for a step.
+    pub(super) fn restart_coordinator(&mut self, overrides: &[&str]) {
+        self.term += 1;
+        let generations = self.generations();
+        let lineage = generations
+            .iter()
+            .map(|record| (record.generation, record.resume.step));
+        let recovered = Recovered {
+            term: Term(self.term),
+            generation: self.last_generation().generation,
+            lineage: lineage.collect(),
+            checkpoints: self.committed(),
+            fingerprint: Some(self.fingerprint.to_owned()),
+            adopt: Some(self.last_generation().clone()),
+            logged: Step(self.lines.last().map_or(0, |line| line.step)),
+        };
+        self.machine = RunMachine::new(config(overrides), recovered);
+        self.now = Millis(0);
+        for fake in self.workers.values_mut() {
+            fake.session = None;
+        }
     }
 
     /// The process is gone; its stream breaks.
@@ -158,7 +200,7 @@ impl Net {
 
     pub(super) fn report(&mut self, name: &str, body: Body) {
         let generation = self.workers[&id(name)].generation;
-        self.report_in(name, TERM, generation, body);
+        self.report_in(name, self.term, generation, body);
     }
 
     pub(super) fn report_in(&mut self, name: &str, term: u64, generation: u64, body: Body) {
@@ -257,7 +299,7 @@ impl Net {
                 .map(|(w, _)| w.clone())
                 .collect();
             for worker in alive {
-                let event = self.event(&worker, TERM, 0, Body::Alive(v1::Alive {}));
+                let event = self.event(&worker, self.term, 0, Body::Alive(v1::Alive {}));
                 self.deliver(event);
             }
             self.deliver(Event::Tick);
@@ -323,6 +365,7 @@ impl Net {
                 self.queue.push_back(Event::CheckpointCommitted(committed));
             }
             Effect::DeleteCheckpoint(folder) => self.deleted.push(folder),
+            Effect::ConfirmOffice => self.queue.push_back(Event::StillInOffice),
             Effect::StepCompleted(line) => self.lines.push(line),
             Effect::Log(_, text) => self.logs.push(text),
             Effect::End(end) => self.end = Some(end),
@@ -331,7 +374,7 @@ impl Net {
     }
 
     fn hear(&mut self, session: Session, directive: v1::Directive) {
-        assert_eq!(directive.term, TERM);
+        assert_eq!(directive.term, self.term);
         let found = self
             .workers
             .iter_mut()
@@ -344,7 +387,8 @@ impl Net {
             return;
         }
         match body {
-            Said::Welcome(_) if fake.generation == 0 => {
+            Said::Welcome(welcome) if !welcome.keep => {
+                (fake.in_ring, fake.training) = (false, false);
                 let prepared = v1::Prepared {
                     ring_address: format!("127.0.0.1:{}", 1000 + session.0),
                     fingerprint: self.fingerprint.into(),
@@ -353,7 +397,7 @@ impl Net {
                 self.answer(&worker, directive.generation, Body::Prepared(prepared));
             }
             Said::Fence(_) => {
-                fake.training = false;
+                (fake.in_ring, fake.training) = (false, false);
                 self.end_generation(&worker, directive.generation, Boundary::Unspecified);
             }
             Said::FormRing(form) => {
@@ -361,6 +405,7 @@ impl Net {
                 fake.generation = directive.generation;
                 fake.rank = form.rank;
                 fake.world = form.members.len() as u32;
+                fake.in_ring = true;
                 if !fake.never_forms {
                     fake.held = Some(state(resume.step));
                     let formed = v1::Formed {
@@ -371,7 +416,7 @@ impl Net {
             }
             Said::Start(_) => fake.training = true,
             Said::Drain(drain) => {
-                fake.training = false;
+                (fake.in_ring, fake.training) = (false, false);
                 let boundary = Boundary::try_from(drain.intent).unwrap();
                 if boundary == Boundary::Stop {
                     let part = self.part(&worker);
@@ -393,7 +438,7 @@ impl Net {
     }
 
     fn answer(&mut self, worker: &WorkerId, generation: u64, body: Body) {
-        let event = self.event(worker, TERM, generation, body);
+        let event = self.event(worker, self.term, generation, body);
         self.queue.push_back(event);
     }
 

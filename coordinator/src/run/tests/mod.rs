@@ -2,6 +2,7 @@
 //! clock.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod adopting;
 mod ending;
 mod harness;
 mod membership;

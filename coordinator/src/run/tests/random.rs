@@ -15,7 +15,8 @@ const WORKERS: [&str; 4] = ["a", "b", "c", "d"];
 
 #[derive(Clone, Debug)]
 enum Happening {
-    Attend(usize),
+    /// A process that never prepared, or one that was formed in the generation of this age.
+    Attend(usize, Option<u64>),
     /// The stream of this age, counted back, ends.
     Detach(usize, u64),
     /// Anything a worker could say, of this or an older generation.
@@ -64,7 +65,7 @@ fn body() -> impl Strategy<Value = Body> {
 fn happening() -> impl Strategy<Value = Happening> {
     let worker = || 0..WORKERS.len();
     prop_oneof![
-        5 => worker().prop_map(Happening::Attend),
+        5 => (worker(), proptest::option::of(0u64..3)).prop_map(|(w, age)| Happening::Attend(w, age)),
         1 => (worker(), 0u64..3).prop_map(|(worker, age)| Happening::Detach(worker, age)),
         24 => (worker(), 0u64..2, body()).prop_map(|(w, age, body)| Happening::Say(w, age, body)),
         2 => (0u64..6_000).prop_map(Happening::Pass),
@@ -108,16 +109,26 @@ impl Watcher {
     fn happen(&mut self, happening: Happening) {
         let worker = |index: usize| WorkerId::new(WORKERS[index]).unwrap();
         match happening {
-            Happening::Attend(index) => {
+            Happening::Attend(index, formed_in) => {
                 let session = Session(self.next_session);
                 self.sessions[index] = self.next_session;
                 self.next_session += 1;
-                let host = "h".to_owned();
+                let hello = v1::Hello {
+                    standing: formed_in.map(|age| v1::Standing {
+                        ring_address: "127.0.0.1:1".into(),
+                        fingerprint: "f".into(),
+                        generation: self.generation.saturating_sub(age),
+                        in_ring: age < 2,
+                        formed: age < 1,
+                        step: age,
+                    }),
+                    ..Default::default()
+                };
                 self.apply(Event::Attended {
                     worker: worker(index),
                     session,
-                    host,
-                    pid: 1,
+                    term: Term(TERM),
+                    hello,
                 });
             }
             Happening::Detach(index, age) => {

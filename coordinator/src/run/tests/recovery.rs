@@ -211,6 +211,7 @@ fn a_new_coordinator_continues_where_the_journal_ends() {
         lineage: vec![(Generation(1), Step(0))],
         checkpoints: net.committed(),
         fingerprint: Some("f".into()),
+        ..Default::default()
     };
     let mut net = Net::recovered(&["membership.min_workers=1"], recovered);
     net.attend("z");
@@ -284,4 +285,22 @@ fn ranks_that_disagree_on_the_state_end_the_run_by_name() {
         message.contains("rank 0 (a)") && message.contains("rank 1 (b)"),
         "{message}"
     );
+}
+
+/// A pod that is started again keeps its name, not its memory. Found by the simulation.
+#[test]
+fn a_state_whose_last_holder_was_replaced_while_its_generation_was_recorded_is_not_resumed() {
+    let mut net = Net::training(&["a", "b"], &["membership.min_workers=2"]);
+    net.steps(5);
+    net.kill("a");
+    net.slow_store = true;
+    net.link_lost("b", 0);
+    net.attend("c");
+    assert!(net.machine.status().reason.contains("is being recorded"));
+    net.kill("b");
+    net.attend("b");
+    net.write_journal();
+    assert_eq!(net.phase(), "training", "{}", net.machine.status().reason);
+    assert_eq!(net.last_generation().generation, Generation(3));
+    assert_eq!(net.last_generation().origin, RecordedOrigin::Initial);
 }
