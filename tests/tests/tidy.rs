@@ -11,7 +11,7 @@ use toml::Table;
 const LINES_MAX: usize = 500;
 
 /// Where each package lies.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("ringmaster-proto", "proto"),
     ("ringmaster-dataset", "dataset"),
     ("ringmaster-coordinator", "coordinator"),
@@ -21,10 +21,11 @@ const PACKAGES: [(&str, &str); 9] = [
     ("ringmaster-ring", "worker/ring"),
     ("ringmaster", "deploy"),
     ("ringmaster-tests", "tests"),
+    ("ringmaster-simulation", "tests/simulation"),
 ];
 
 /// Which packages of ours each may depend on. `deploy` and `tests` may depend on all.
-const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
     ("ringmaster-proto", &[]),
     ("ringmaster-ring", &[]),
     ("ringmaster-agent", &["ringmaster-proto"]),
@@ -44,6 +45,15 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
             "ringmaster-ring",
         ],
     ),
+    (
+        "ringmaster-simulation",
+        &[
+            "ringmaster-proto",
+            "ringmaster-dataset",
+            "ringmaster-coordinator",
+            "ringmaster-agent",
+        ],
+    ),
 ];
 
 /// Who alone may use a library.
@@ -53,7 +63,7 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("cudarc", &["ringmaster-ring"]),
     ("kube", &["ringmaster"]),
     ("k8s-openapi", &["ringmaster"]),
-    ("clap", &["ringmaster"]),
+    ("clap", &["ringmaster", "ringmaster-simulation"]),
     ("anyhow", &["ringmaster"]),
     ("parquet", &["ringmaster-dataset"]),
     ("tokenizers", &["ringmaster-dataset"]),

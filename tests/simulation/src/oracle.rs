@@ -1,0 +1,164 @@
+//! What an undisturbed run comes to, and what no run may do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use ringmaster_coordinator::StepLine;
+use ringmaster_coordinator::record::GenerationRecord;
+use ringmaster_dataset::lanes_of_rank;
+use ringmaster_proto::{Rank, WorldSize};
+
+use crate::random::mix;
+
+/// A training state: how many steps it has seen, and everything that ever went into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    /// Steps applied.
+    pub(crate) step: u64,
+    /// Of the whole past.
+    pub(crate) digest: u64,
+}
+
+impl State {
+    /// Before the first step.
+    pub(crate) const INITIAL: Self = Self { step: 0, digest: 1 };
+
+    /// One step further, by the sum of what the ranks contributed.
+    pub(crate) fn after(self, sum: u64) -> Self {
+        Self {
+            step: self.step + 1,
+            digest: mix(self.digest ^ mix(self.step) ^ sum),
+        }
+    }
+
+    /// The digest as workers report it.
+    pub(crate) fn hex(self) -> String {
+        format!("{:064x}", self.digest)
+    }
+}
+
+/// What one rank adds to the sum of a step: its lanes, each of which adds its own number.
+pub(crate) fn contribution(step: u64, lanes: u32, rank: u32, world: u32) -> u64 {
+    let lane = |lane: u32| mix(mix(step) ^ u64::from(lane));
+    lanes_of_rank(lanes, Rank(rank), WorldSize(world))
+        .map(lane)
+        .fold(0, u64::wrapping_add)
+}
+
+/// Something that no run may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation(pub String);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Sees everything that happens, and says when something must not.
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    /// The state after each step, by one rank that nobody disturbs.
+    states: Vec<State>,
+    /// Every generation in the journal.
+    durable: BTreeMap<u64, GenerationRecord>,
+    /// `metrics.jsonl`: the steps, in order.
+    lines: Vec<u64>,
+    violation: Option<Violation>,
+}
+
+impl Oracle {
+    /// For a run of `steps` steps on `lanes` lanes.
+    pub(crate) fn new(steps: u64, lanes: u32) -> Self {
+        let mut states = vec![State::INITIAL];
+        for step in 0..steps {
+            states.push(states[step as usize].after(contribution(step, lanes, 0, 1)));
+        }
+        Self {
+            states,
+            durable: BTreeMap::new(),
+            lines: Vec::new(),
+            violation: None,
+        }
+    }
+
+    /// The first thing that must not have happened.
+    pub(crate) fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// Something happened that must not.
+    pub(crate) fn object(&mut self, what: impl Into<String>) {
+        self.violation.get_or_insert(Violation(what.into()));
+    }
+
+    /// Steps on record so far.
+    pub(crate) fn recorded(&self) -> u64 {
+        self.lines.len() as u64
+    }
+
+    /// The newest step in `metrics.jsonl`.
+    pub(crate) fn last_line(&self) -> u64 {
+        self.lines.last().copied().unwrap_or(0)
+    }
+
+    /// Whether `state` is one of the undisturbed run's.
+    pub(crate) fn knows(&self, state: State) -> bool {
+        self.states.get(state.step as usize) == Some(&state)
+    }
+
+    /// Whether `digest` is that of the undisturbed run after `step`.
+    pub(crate) fn is_digest(&self, step: u64, digest: &str) -> bool {
+        let state = self.states.get(step as usize);
+        state.is_some_and(|state| state.hex() == digest)
+    }
+
+    /// A worker applied a step.
+    pub(crate) fn applied(&mut self, who: &str, state: State) {
+        if !self.knows(state) {
+            self.object(format!(
+                "{who} holds step {} with a state that no undisturbed run has",
+                state.step
+            ));
+        }
+    }
+
+    /// A generation is in the journal.
+    pub(crate) fn recorded_generation(&mut self, record: GenerationRecord) {
+        let number = record.generation.0;
+        if let Some(other) = self.durable.insert(number, record.clone())
+            && other != record
+        {
+            self.object(format!("generation {number} was recorded twice"));
+        }
+    }
+
+    /// A worker heard of a generation.
+    pub(crate) fn heard_generation(&mut self, number: u64, members: &[String]) {
+        let recorded = self.durable.get(&number).map(|record| {
+            let members = record.members.iter();
+            members.map(ToString::to_string).collect::<Vec<_>>()
+        });
+        match recorded {
+            None => self.object(format!(
+                "generation {number} was heard of before its record"
+            )),
+            Some(recorded) if recorded != members => {
+                self.object(format!("generation {number} has two memberships"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// A step was put on record, as `metrics.jsonl` takes it: later ones only.
+    pub(crate) fn line(&mut self, line: &StepLine) {
+        if line.step <= self.last_line() {
+            return;
+        }
+        if line.step != self.last_line() + 1 {
+            let last = self.last_line();
+            self.object(format!("step {} is on record after step {last}", line.step));
+        }
+        self.lines.push(line.step);
+    }
+}

@@ -1,0 +1,76 @@
+//! The ranks of one generation, as far as the simulation has them: who contributed what to the step
+//! under way, and that ranks complete it one by one.
+
+use std::collections::BTreeMap;
+
+use ringmaster_agent::Form;
+use ringmaster_proto::v1::Boundary;
+
+use crate::world::ProcessId;
+
+/// What a step came to, once every rank has contributed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reduced {
+    /// Sum of the contributions.
+    pub(crate) sum: u64,
+    /// The furthest boundary that any rank proposed.
+    pub(crate) boundary: Boundary,
+}
+
+/// One ring. Rings are told apart by generation and addresses, as the handshake does.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    /// What its ranks were told.
+    pub(crate) form: Form,
+    /// Who has come, by rank.
+    pub(crate) members: BTreeMap<u32, ProcessId>,
+    /// Rank that broke it, if one did.
+    pub(crate) broken: Option<u32>,
+    contributed: BTreeMap<u32, (u64, Boundary)>,
+}
+
+impl Ring {
+    /// A ring nobody has come to.
+    pub(crate) fn new(form: Form) -> Self {
+        Self {
+            form,
+            members: BTreeMap::new(),
+            broken: None,
+            contributed: BTreeMap::new(),
+        }
+    }
+
+    /// Number of ranks.
+    pub(crate) fn world(&self) -> u32 {
+        self.form.addresses.len() as u32
+    }
+
+    /// Whether all ranks have come.
+    pub(crate) fn complete(&self) -> bool {
+        self.members.len() == self.form.addresses.len()
+    }
+
+    /// A rank contributes to the step under way. Once all have, what it came to.
+    pub(crate) fn contribute(
+        &mut self,
+        rank: u32,
+        sum: u64,
+        proposes: Boundary,
+    ) -> Option<Reduced> {
+        self.contributed.insert(rank, (sum, proposes));
+        if self.contributed.len() < self.form.addresses.len() {
+            return None;
+        }
+        let all = std::mem::take(&mut self.contributed);
+        let proposed = |boundary| all.values().any(|(_, proposed)| *proposed == boundary);
+        let boundary = [Boundary::Stop, Boundary::Reconfigure]
+            .into_iter()
+            .find(|boundary| proposed(*boundary));
+        Some(Reduced {
+            sum: all
+                .values()
+                .fold(0, |sum, (part, _)| sum.wrapping_add(*part)),
+            boundary: boundary.unwrap_or_default(),
+        })
+    }
+}
