@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ringmaster_proto::v1::watch_run_response::Event as Watched;
 use ringmaster_proto::v1::{Directive, Hello, RunStatus, WatchRunResponse, WorkerReport};
-use ringmaster_proto::{ErrorKind, Term, WorkerId};
+use ringmaster_proto::{ErrorKind, Step, Term, WorkerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -246,6 +246,7 @@ impl Actor {
             Effect::DeleteCheckpoint(folder) => self.write(Write::Delete(folder)),
             Effect::ConfirmOffice => self.write(Write::Confirm),
             Effect::StepCompleted(line) => self.log_step(&line),
+            Effect::ForgetSteps(after) => self.forget_steps(after),
             Effect::Publish(event) => self.publish(event),
             Effect::Log(level, text) => self.log(level, &text),
             Effect::Measure(measure) => self.metrics.measure(&measure),
@@ -296,6 +297,14 @@ impl Actor {
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "a step was not logged");
             }
+        }
+    }
+
+    fn forget_steps(&mut self, after: Step) {
+        if let Some((path, log)) = &mut self.log
+            && let Err(error) = log.forget_after(after)
+        {
+            tracing::error!(path = %path.display(), %error, "steps that never happened stay logged");
         }
     }
 

@@ -155,6 +155,27 @@ impl MetricsLog {
         Step(self.last)
     }
 
+    /// Removes the lines of all steps after `step`.
+    pub(crate) fn forget_after(&mut self, step: Step) -> std::io::Result<()> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut end = 0;
+        let mut reader = BufReader::new(&self.file);
+        let mut text = Vec::new();
+        loop {
+            text.clear();
+            let read = reader.read_until(b'\n', &mut text)?;
+            if read == 0 || serde_json::from_slice::<StepLine>(&text)?.step > step.0 {
+                break;
+            }
+            end += read as u64;
+        }
+        self.file.set_len(end)?;
+        self.file.seek(SeekFrom::End(0))?;
+        self.last = self.last.min(step.0);
+        self.losses.retain(|logged, _| *logged <= step.0);
+        Ok(())
+    }
+
     /// Appends `line` unless its step is there already.
     pub(crate) fn append(&mut self, line: &StepLine) -> std::io::Result<Appended> {
         if line.step <= self.last {

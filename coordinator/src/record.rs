@@ -114,6 +114,11 @@ pub enum Record {
     Generation(GenerationRecord),
     /// A checkpoint's manifest was created.
     CheckpointCommitted(Committed),
+    /// Members of a generation held different states of one step: nobody's memory of it counts.
+    Diverged {
+        /// Which.
+        generation: Generation,
+    },
     /// The run was stopped; it can be resumed.
     Stopped(Held),
     /// The run reached its last step.

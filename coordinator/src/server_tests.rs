@@ -117,7 +117,7 @@ impl Worker {
             build: "b".into(),
             host: "h".into(),
             pid: 7,
-            standing: None,
+            ..Default::default()
         };
         let first = report(worker_id, term, 0, Body::Hello(hello));
         reports.send(first).await.unwrap();

@@ -38,7 +38,12 @@ pub async fn take_over(
     let adopt = history
         .as_ref()
         .filter(|history| adopt && opening.is_none() && open(history))
-        .and_then(|history| history.last.clone());
+        .and_then(|history| history.last.clone())
+        .filter(|last| {
+            !history
+                .iter()
+                .any(|h| h.distrusted.contains(&last.generation))
+        });
     journal.append(&Record::TermStarted { term }).await?;
     if let Some(record) = opening {
         journal.append(&record).await?;
@@ -64,6 +69,7 @@ pub async fn take_over(
             checkpoints,
             fingerprint: history.fingerprint,
             adopt,
+            distrusted: history.distrusted,
             ..Default::default()
         },
     };

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
+use ulid::Ulid;
 
 use crate::preparation::{Preparation, Progress};
 use crate::prepare;
@@ -62,8 +63,10 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(options: WorkerOptions, shutdown: CancellationToken) -> Self {
+        // The lower half of a ULID is random.
+        let incarnation = Ulid::generate().random() as u64;
         Self {
-            decider: Decider::new(options.worker_id.clone()),
+            decider: Decider::new(options.worker_id.clone(), incarnation),
             options,
             shutdown,
             began: Instant::now(),
@@ -118,7 +121,7 @@ impl Agent {
             build: env!("CARGO_PKG_VERSION").into(),
             host: hostname(),
             pid: std::process::id(),
-            standing: None,
+            ..Default::default()
         };
         // The channel is empty: this cannot wait.
         let _ = outbound.send(self.decider.hello(hello)).await;

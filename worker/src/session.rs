@@ -92,7 +92,11 @@ impl Session {
                     let generation = form.generation;
                     match self.form(form, reins) {
                         Ok(formed) => active = Some(formed),
-                        Err(error) => self.report_error(generation, None, error)?,
+                        Err(error) => {
+                            // What does not verify is nobody's state.
+                            self.holds_state &= !matches!(error, WorkerError::Diverged { .. });
+                            self.report_error(generation, None, error)?;
+                        }
                     }
                 }
                 Command::Start(generation) => {

@@ -26,6 +26,8 @@ pub struct RunHistory {
     pub lineage: Vec<(Generation, Step)>,
     /// Fingerprint of the workers, once a generation was recorded.
     pub fingerprint: Option<String>,
+    /// Generations whose members held different states of one step.
+    pub distrusted: BTreeSet<Generation>,
     /// The final state, if the run has finished and was not continued since.
     pub finished: Option<Held>,
     /// Where the run was stopped last, if it was not continued since.
@@ -54,6 +56,7 @@ pub(crate) fn replay(records: &[Record]) -> (Term, Option<RunHistory>) {
                 last: None,
                 lineage: Vec::new(),
                 fingerprint: None,
+                distrusted: BTreeSet::new(),
                 finished: None,
                 stopped: None,
             });
@@ -86,6 +89,9 @@ impl RunHistory {
                 self.fingerprint = Some(generation.fingerprint.clone());
                 self.finished = None;
                 self.stopped = None;
+            }
+            Record::Diverged { generation } => {
+                self.distrusted.insert(*generation);
             }
             Record::Stopped(state) => self.stopped = Some(state.clone()),
             Record::Finished(state) => self.finished = Some(state.clone()),

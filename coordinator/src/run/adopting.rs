@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use ringmaster_proto::v1::Standing;
+use ringmaster_proto::v1::{Hello, Standing};
 use ringmaster_proto::{Generation, Step, Term, WorkerId};
 
 use super::machine::RunMachine;
@@ -100,15 +100,20 @@ impl RunMachine {
         }
     }
 
-    /// Whether a member that attends is where its coordinator believes it is. While a generation is
-    /// adopted nobody knows what its members heard last; otherwise what one has missed is said
-    /// again, and only a process that was never prepared cannot be it.
-    pub(super) fn is_where_it_was(&self, standing: Option<&Standing>) -> bool {
-        match (&self.phase, standing) {
-            (Phase::Adopting(_), Some(standing)) => {
-                Generation(standing.generation) == self.generation && standing.in_ring
-            }
-            (_, standing) => standing.is_some(),
+    /// Whether whoever attends as a member of the present generation is that member, and not a later
+    /// process of its name. One that this coordinator has never seen must say that it stands in the
+    /// generation, and while it is adopted, that its part of the ring is whole.
+    pub(super) fn is_that_member(&self, id: &WorkerId, hello: &Hello) -> bool {
+        let Some(worker) = self.workers.get(id) else {
+            return false;
+        };
+        let adopting = matches!(self.phase, Phase::Adopting(_));
+        let stands = |standing: &Standing| {
+            Generation(standing.generation) == self.generation && (standing.in_ring || !adopting)
+        };
+        match worker.awaited {
+            true => hello.standing.as_ref().is_some_and(stands),
+            false => worker.incarnation == hello.incarnation,
         }
     }
 

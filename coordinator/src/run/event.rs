@@ -1,7 +1,7 @@
 //! What the run machine is told, and what it asks for.
 
 use ringmaster_proto::checkpoint::CheckpointManifest;
-use ringmaster_proto::{Term, WorkerId, v1};
+use ringmaster_proto::{Step, Term, WorkerId, v1};
 
 use super::End;
 use crate::metrics_log::StepLine;
@@ -103,6 +103,8 @@ pub enum Effect {
     ConfirmOffice,
     /// A step was completed for the first time.
     StepCompleted(StepLine),
+    /// Steps after this one never happened: the redo may come to something else.
+    ForgetSteps(Step),
     /// Tell whoever watches.
     Publish(v1::watch_run_response::Event),
     /// Log a decision.

@@ -52,6 +52,7 @@ impl RunMachine {
     /// Everybody who can answer the fence has.
     pub(super) fn fenced(&mut self, now: Millis) {
         let generation = self.generation;
+        self.judge();
         self.gather(now, format!("generation {generation} is fenced"));
     }
 
@@ -98,11 +99,16 @@ impl RunMachine {
         let Some(worker) = self.workers.get_mut(id) else {
             return;
         };
-        let member = worker.bound == current;
+        let (member, formed) = (worker.bound == current, worker.formed);
         worker.bound = None;
         worker.last = None;
-        worker.held = held.clone();
+        worker.says_it_holds(held.clone());
         worker.step = held.as_ref().map_or(worker.step, |held| held.step.0);
+        if let Some(held) = held.as_ref().filter(|_| member && formed)
+            && self.on_digest(now, id, held)
+        {
+            return self.settle(now);
+        }
         if !member {
             self.log(
                 Level::Info,

@@ -7,6 +7,7 @@ use ringmaster_proto::v1::directive::Body;
 use ringmaster_proto::{ErrorKind, WorkerId};
 
 use super::adopting::Pace;
+use super::divergence::Digests;
 use super::machine::RunMachine;
 use super::membership::{Candidate, Quorum, Worker, assign, quorum};
 use super::phase::{Forming, Phase};
@@ -155,6 +156,11 @@ impl RunMachine {
 
     /// The record asked for is durable.
     pub(super) fn on_journaled(&mut self, now: Millis) {
+        if self.diverging > 0 {
+            // Records become durable in order, and that one was asked for first.
+            self.diverging -= 1;
+            return;
+        }
         match &self.phase {
             Phase::Journaling(record) => {
                 let record = record.clone();
@@ -174,6 +180,12 @@ impl RunMachine {
         self.pace = Pace::from(record.resume.step);
         self.lineage.push(record.generation, record.resume.step);
         self.checkpoints.abandon();
+        self.digests = Digests::default();
+        if std::mem::take(&mut self.forget) {
+            self.kept = record.resume.step;
+            self.steps.forget_after(self.kept);
+            self.effects.push(Effect::ForgetSteps(record.resume.step));
+        }
         if self.config.exact() {
             self.fingerprint.get_or_insert(record.fingerprint.clone());
         }
@@ -199,6 +211,7 @@ impl RunMachine {
         for (rank, id) in record.members.iter().enumerate() {
             if let Some(worker) = self.workers.get_mut(id) {
                 worker.bound = Some(record.generation);
+                worker.formed = false;
             }
             let rank = u32::try_from(rank).unwrap_or(u32::MAX);
             self.send(
@@ -265,6 +278,7 @@ impl RunMachine {
     pub(super) fn on_formed(&mut self, now: Millis, id: &WorkerId, held: Held) {
         if let Some(worker) = self.workers.get_mut(id) {
             worker.step = held.step.0;
+            (worker.formed, worker.trusted) = (true, true);
         }
         let Phase::Forming(forming) = &mut self.phase else {
             return self.adopt_formed(now, id);
@@ -288,6 +302,7 @@ impl RunMachine {
             return self.fail(ErrorKind::Internal, message);
         }
         forming.formed.insert(id.clone(), held.clone());
+        self.digests.take(id, &held);
         if forming.formed.len() == self.members.len() {
             let reason = format!(
                 "{} workers train from step {}",

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringmaster_proto::v1::Hello;
+use ringmaster_proto::v1::{Hello, Standing};
 use ringmaster_proto::{Generation, Step, Term, WorkerId};
 
 use super::adopting::Pace;
 use super::checkpoint::{Checkpoints, Lineage};
+use super::divergence::Digests;
 use super::membership::Worker;
 use super::patience::Patience;
 use super::phase::Phase;
@@ -29,6 +30,16 @@ pub struct RunMachine {
     pub(super) lineage: Lineage,
     pub(super) checkpoints: Checkpoints,
     pub(super) steps: StepLog,
+    /// What members of this generation hold.
+    pub(super) digests: Digests,
+    /// Generations whose memory does not count.
+    pub(super) distrusted: BTreeSet<Generation>,
+    /// Records of divergences on their way to the store.
+    pub(super) diverging: usize,
+    /// The next generation redoes steps that may come to something else.
+    pub(super) forget: bool,
+    /// Where the run went back to after the last divergence.
+    pub(super) kept: Step,
     pub(super) patience: Patience,
     /// What workers of an exact run must share, once a generation is recorded.
     pub(super) fingerprint: Option<String>,
@@ -74,6 +85,11 @@ impl RunMachine {
             lineage,
             checkpoints: Checkpoints::new(recovered.checkpoints),
             steps: StepLog::new(logged),
+            digests: Digests::default(),
+            forget: recovered.distrusted.contains(&recovered.generation),
+            distrusted: recovered.distrusted,
+            diverging: 0,
+            kept: Step(0),
             patience: Patience::default(),
             fingerprint: recovered
                 .fingerprint
@@ -145,8 +161,8 @@ impl RunMachine {
             self.effects.push(Effect::Close(old));
         }
         let member = known.is_some_and(|worker| worker.bound == Some(self.generation));
-        let returns = member && self.is_where_it_was(hello.standing.as_ref());
-        let name = self.named(id);
+        let returns = member && self.is_that_member(id, &hello);
+        let (name, distrusted) = (self.named(id), &self.distrusted);
         if !returns {
             self.attended += 1;
             self.workers
@@ -154,13 +170,21 @@ impl RunMachine {
         }
         if let Some(worker) = self.workers.get_mut(id) {
             (worker.host, worker.pid) = (hello.host, hello.pid);
+            worker.incarnation = hello.incarnation;
             worker.session = Some(session);
             worker.lease.renew(now);
             worker.awaited = false;
+            // After a divergence only a state that was formed since counts.
+            let formed = |s: &Standing| s.formed && !distrusted.contains(&Generation(s.generation));
+            if !returns {
+                worker.trusted =
+                    distrusted.is_empty() || hello.standing.as_ref().is_some_and(formed);
+            }
             if let Some(standing) = hello.standing.as_ref().filter(|_| returns) {
                 worker.ring_address = Some(standing.ring_address.clone());
                 worker.fingerprint.clone_from(&standing.fingerprint);
                 worker.step = worker.step.max(standing.step);
+                worker.formed |= standing.formed;
             }
         }
         self.log(

@@ -12,6 +12,8 @@ use ringmaster_proto::v1;
 pub(super) struct Worker {
     pub(super) host: String,
     pub(super) pid: u32,
+    /// Of its process, which a later one of its name does not share.
+    pub(super) incarnation: u64,
     /// Its stream, if it has one.
     pub(super) session: Option<Session>,
     pub(super) lease: Lease,
@@ -22,6 +24,10 @@ pub(super) struct Worker {
     /// Where its ring listens; absent while it prepares.
     pub(super) ring_address: Option<String>,
     pub(super) fingerprint: String,
+    /// It has formed in the generation it is bound to.
+    pub(super) formed: bool,
+    /// Whether what it holds is the run's state, as far as anybody can tell.
+    pub(super) trusted: bool,
     /// The state it holds, as last reported.
     pub(super) held: Option<Held>,
     /// The generation it may still act in; see the module doc of `run`.
@@ -39,18 +45,33 @@ impl Worker {
         Self {
             host: String::new(),
             pid: 0,
+            incarnation: 0,
             session: None,
             lease: Lease::new(now),
             awaited: false,
             joined,
             ring_address: None,
             fingerprint: String::new(),
+            formed: false,
+            trusted: true,
             held: None,
             bound: None,
             draining: None,
             step: 0,
             last: None,
         }
+    }
+
+    /// It says what it holds. Memory counts unless the worker was in a generation that diverged, or
+    /// holds another state of the same step than before, without having formed since.
+    pub(super) fn says_it_holds(&mut self, held: Option<Held>) {
+        let changed = |was: &Held, is: &Held| was.step == is.step && was.digest != is.digest;
+        let spoiled = match (&self.held, &held) {
+            (Some(was), Some(is)) => !self.formed && changed(was, is),
+            _ => false,
+        };
+        self.trusted &= !spoiled;
+        self.held = held.filter(|_| self.trusted);
     }
 
     /// Whether it can be given a rank.

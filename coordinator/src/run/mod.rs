@@ -32,6 +32,7 @@
 mod adopting;
 mod checkpoint;
 mod directives;
+mod divergence;
 mod ending;
 mod event;
 mod fencing;
@@ -48,6 +49,8 @@ mod steps;
 
 #[cfg(test)]
 mod tests;
+
+use std::collections::BTreeSet;
 
 use ringmaster_proto::spec::Reduction;
 use ringmaster_proto::{ErrorKind, Generation, RunSpec, Step, Term};
@@ -142,6 +145,8 @@ pub struct Recovered {
     pub fingerprint: Option<String>,
     /// The last recorded generation, if its workers may still train.
     pub adopt: Option<GenerationRecord>,
+    /// Generations whose members held different states of one step.
+    pub distrusted: BTreeSet<Generation>,
     /// The newest step in `metrics.jsonl`.
     pub logged: Step,
 }

@@ -71,7 +71,7 @@ impl RunMachine {
         worker.last = None;
         worker.ring_address = Some(prepared.ring_address.clone());
         worker.fingerprint.clone_from(&prepared.fingerprint);
-        worker.held = prepared.held.as_ref().map(Held::from);
+        worker.says_it_holds(prepared.held.as_ref().map(Held::from));
         worker.step = worker.held.as_ref().map_or(0, |held| held.step.0);
         self.log(Level::Info, format!("{id} is prepared"));
         if left && self.phase.running() {
@@ -162,10 +162,13 @@ impl RunMachine {
     /// coordinator that is gone. In an exact run a redo comes to the same, so it is on record once
     /// anybody remembers it.
     fn on_past_step(&mut self, generation: Generation, done: &v1::StepDone) {
-        if self.config.exact()
-            && generation <= self.generation
-            && !self.steps.knows(Step(done.step))
-        {
+        // After a divergence, what came before it counts only as far as the run went back.
+        let spoiled = self
+            .distrusted
+            .last()
+            .is_some_and(|last| generation <= *last);
+        let counts = self.config.exact() && !(spoiled && done.step > self.kept.0);
+        if counts && generation <= self.generation && !self.steps.knows(Step(done.step)) {
             let line = StepLine::new(generation, done);
             self.effects.push(Effect::StepCompleted(line));
         }
@@ -180,6 +183,15 @@ impl RunMachine {
         }
         if self.pace.completed(now, done.step) && matches!(self.phase, Phase::Adopting(_)) {
             self.adopted(now);
+        }
+        let held = Held {
+            step: Step(done.step),
+            digest: done.digest.clone(),
+        };
+        if (!held.digest.is_empty() && self.on_digest(now, id, &held))
+            || self.distrusted.contains(&self.generation)
+        {
+            return;
         }
         let rank = Rank(u32::try_from(index).unwrap_or(u32::MAX));
         let highest = self.steps.highest();
@@ -202,11 +214,11 @@ impl RunMachine {
                 let other = self.members.get(other.0 as usize).cloned();
                 let other = other.map_or_else(String::new, |other| self.named(&other));
                 let me = self.named(id);
-                let message = format!(
-                    "{other} and {me} hold different states at step {}: {how}",
-                    done.step
+                let step = done.step;
+                return self.diverged(
+                    now,
+                    format!("{other} and {me} differ at step {step}: {how}"),
                 );
-                return self.fail(ErrorKind::Internal, message);
             }
         }
         let (worker_id, generation) = (id.to_string(), self.generation.0);

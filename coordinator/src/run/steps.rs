@@ -59,6 +59,12 @@ impl StepLog {
         self.highest
     }
 
+    /// Steps after `step` never happened.
+    pub(super) fn forget_after(&mut self, step: Step) {
+        self.seen.retain(|seen, _| *seen <= step);
+        self.highest = self.highest.min(step);
+    }
+
     /// Whether `step` was reported to this coordinator.
     pub(super) fn knows(&self, step: Step) -> bool {
         self.seen.contains_key(&step)

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     Partition(Ms),
     /// The store is away.
     Outage(Ms),
+    /// A bit of a rank's state flips, and nothing says so.
+    Corrupt,
 }
 
 impl Fault {
@@ -67,8 +69,13 @@ impl Fault {
 }
 
 impl World {
-    /// Draws the faults of a run: none to eight.
+    /// Draws the faults of a run: none to eight. A corruption comes alone: of what it spoiled, another
+    /// fault may leave nothing to compare it with.
     pub(crate) fn draw_faults(&mut self) {
+        if self.random.once_in(8) {
+            let at = self.random.within(4_000..20_000);
+            return self.at(at, Event::Fails(Fault::Corrupt));
+        }
         for _ in 0..self.random.within(0..9) {
             let at = self.random.within(500..UNTIL);
             let fault = Fault::draw(&mut self.random);
@@ -129,6 +136,7 @@ impl World {
                     self.stall_stream(stream, milliseconds);
                 }
             }
+            Fault::Corrupt => self.corrupt(),
             Fault::Outage(milliseconds) => {
                 self.store.set_away(true);
                 self.after(milliseconds, Event::StoreReturns);
@@ -158,6 +166,22 @@ impl World {
             .collect();
         if let Some(office) = self.random.choose(&alive) {
             self.kill_office(office);
+        }
+    }
+
+    /// A lone rank has nobody to be compared with.
+    fn corrupt(&mut self) {
+        let Some(worker) = self.a_worker() else {
+            return;
+        };
+        let process = &mut self.processes[worker.0];
+        let ring = process.active.as_ref().map(|active| active.ring);
+        let Some(state) = process.state.as_mut() else {
+            return;
+        };
+        if ring.is_some_and(|ring| self.rings[ring].world() > 1) {
+            state.digest ^= 1 << 17;
+            self.oracle.corrupted();
         }
     }
 

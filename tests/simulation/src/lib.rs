@@ -37,6 +37,8 @@ pub enum Sabotage {
     AppliesAfterFence,
     /// A worker neither shows nor compares terms: it obeys coordinators that were replaced.
     ObeysAnyTerm,
+    /// Nobody compares what the ranks hold.
+    HidesDigests,
     /// The store lets a second create through.
     CreateOverwrites,
 }

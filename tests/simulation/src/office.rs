@@ -215,6 +215,7 @@ impl World {
             Effect::DeleteCheckpoint(folder) => self.write(id, Write::Delete(folder)),
             Effect::ConfirmOffice => self.write(id, Write::Confirm),
             Effect::StepCompleted(line) => self.oracle.line(&line),
+            Effect::ForgetSteps(after) => self.oracle.forget(after.0),
             Effect::Log(_, text) => self.trace(|| format!("{id:?}: {text}")),
             Effect::Publish(_) | Effect::Measure(_) => {}
             Effect::End(end) => self.office_ends(id, &end),
@@ -290,6 +291,12 @@ impl World {
         let office = &mut self.offices[id.0];
         office.alive = false;
         office.serving = None;
+        // Whoever was let go has a closed stream; the others find theirs broken.
+        for stream in (0..self.streams.len()).map(StreamId) {
+            if self.streams[stream.0].office == id && self.streams[stream.0].up {
+                self.break_stream(stream);
+            }
+        }
     }
 
     /// The process dies: every stream breaks.

@@ -45,6 +45,11 @@ pub(crate) fn contribution(step: u64, lanes: u32, rank: u32, world: u32) -> u64 
         .fold(0, u64::wrapping_add)
 }
 
+/// The loss of a step, which is reduced like the gradients: equal on all ranks.
+pub(crate) fn loss(sum: u64) -> f64 {
+    (mix(sum) >> 12) as f64
+}
+
 /// Something that no run may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation(pub String);
@@ -60,24 +65,32 @@ impl fmt::Display for Violation {
 pub(crate) struct Oracle {
     /// The state after each step, by one rank that nobody disturbs.
     states: Vec<State>,
+    /// The loss of each of its steps.
+    losses: Vec<f64>,
     /// Every generation in the journal.
     durable: BTreeMap<u64, GenerationRecord>,
-    /// `metrics.jsonl`: the steps, in order.
-    lines: Vec<u64>,
+    /// `metrics.jsonl`: the loss of each step from the first on.
+    lines: Vec<Option<f64>>,
+    /// A state was spoiled, so that wrong ones are to be expected, for a while.
+    corrupted: bool,
     violation: Option<Violation>,
 }
 
 impl Oracle {
     /// For a run of `steps` steps on `lanes` lanes.
     pub(crate) fn new(steps: u64, lanes: u32) -> Self {
-        let mut states = vec![State::INITIAL];
+        let (mut states, mut losses) = (vec![State::INITIAL], Vec::new());
         for step in 0..steps {
-            states.push(states[step as usize].after(contribution(step, lanes, 0, 1)));
+            let sum = contribution(step, lanes, 0, 1);
+            states.push(states[step as usize].after(sum));
+            losses.push(loss(sum));
         }
         Self {
             states,
+            losses,
             durable: BTreeMap::new(),
             lines: Vec::new(),
+            corrupted: false,
             violation: None,
         }
     }
@@ -99,12 +112,18 @@ impl Oracle {
 
     /// The newest step in `metrics.jsonl`.
     pub(crate) fn last_line(&self) -> u64 {
-        self.lines.last().copied().unwrap_or(0)
+        self.recorded()
     }
 
     /// Whether `state` is one of the undisturbed run's.
     pub(crate) fn knows(&self, state: State) -> bool {
         self.states.get(state.step as usize) == Some(&state)
+    }
+
+    /// The digest of the undisturbed run after `step`.
+    pub(crate) fn digest(&self, step: u64) -> String {
+        let state = self.states.get(step as usize);
+        state.map_or_else(String::new, |state| state.hex())
     }
 
     /// Whether `digest` is that of the undisturbed run after `step`.
@@ -115,7 +134,7 @@ impl Oracle {
 
     /// A worker applied a step.
     pub(crate) fn applied(&mut self, who: &str, state: State) {
-        if !self.knows(state) {
+        if !self.corrupted && !self.knows(state) {
             self.object(format!(
                 "{who} holds step {} with a state that no undisturbed run has",
                 state.step
@@ -159,6 +178,34 @@ impl Oracle {
             let last = self.last_line();
             self.object(format!("step {} is on record after step {last}", line.step));
         }
-        self.lines.push(line.step);
+        self.lines.push(line.loss);
+    }
+
+    /// Steps after this one are no longer on record.
+    pub(crate) fn forget(&mut self, after: u64) {
+        self.lines
+            .truncate(usize::try_from(after).unwrap_or(usize::MAX));
+    }
+
+    /// A state was spoiled.
+    pub(crate) fn corrupted(&mut self) {
+        self.corrupted = true;
+    }
+
+    /// The run is over: what is on record is what the undisturbed run has.
+    pub(crate) fn close(&mut self) {
+        let steps = self.losses.len() as u64;
+        if self.recorded() != steps {
+            let recorded = self.recorded();
+            self.object(format!(
+                "{recorded} of {steps} steps are on record at the end"
+            ));
+        }
+        let mut pairs = self.lines.iter().zip(&self.losses);
+        if let Some(step) = pairs.position(|(line, loss)| *line != Some(*loss)) {
+            let step = step + 1;
+            let text = format!("the loss of step {step} on record is not the undisturbed run's");
+            self.object(text);
+        }
     }
 }

@@ -76,7 +76,7 @@ impl Process {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             alive: true,
             paused_until: 0,
-            agent: Agent::new(name.clone()),
+            agent: Agent::new(name.clone(), number as u64 + 1),
             name,
             reports: Reports::default(),
             stream: None,

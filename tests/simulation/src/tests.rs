@@ -73,6 +73,11 @@ fn a_worker_that_obeys_a_replaced_coordinator_is_noticed() {
 }
 
 #[test]
+fn ranks_whose_states_nobody_compares_are_noticed() {
+    assert_noticed(Sabotage::HidesDigests);
+}
+
+#[test]
 fn a_store_that_lets_a_second_create_through_is_noticed() {
     assert_noticed(Sabotage::CreateOverwrites);
 }

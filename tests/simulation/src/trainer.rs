@@ -8,7 +8,7 @@ use ringmaster_proto::v1::{self, Boundary, Origin};
 use ringmaster_proto::{ErrorKind, Generation, Step, keys};
 
 use crate::Sabotage;
-use crate::oracle::{State, contribution};
+use crate::oracle::{State, contribution, loss};
 use crate::process::Happening;
 use crate::ring::{Reduced, Ring};
 use crate::world::{Ms, ProcessId, World};
@@ -120,8 +120,13 @@ impl World {
                 || (state.step, state.hex()) == (resume.step, resume.digest.clone())
         };
         let Some(state) = state.filter(wanted) else {
+            self.processes[id.0].state = None;
             let message = format!("the state is not that of step {}", resume.step);
-            return self.fails(id, generation, ErrorKind::Data, message);
+            let kind = match resume.origin() {
+                Origin::Checkpoint => ErrorKind::Data,
+                _ => ErrorKind::Rejoin,
+            };
+            return self.fails(id, generation, kind, message);
         };
         self.processes[id.0].state = Some(state);
         if let Some(active) = self.active(id, generation) {
@@ -215,7 +220,13 @@ impl World {
         if ring.broken.is_some() {
             return;
         }
-        let sum = contribution(state.step, lanes, rank, ring.world());
+        // A spoiled state spoils the gradient.
+        let spoiled = if self.oracle.knows(state) {
+            0
+        } else {
+            state.digest
+        };
+        let sum = contribution(state.step, lanes, rank, ring.world()).wrapping_add(spoiled);
         let Some(reduced) = ring.contribute(rank, sum, proposes) else {
             return;
         };
@@ -267,13 +278,14 @@ impl World {
             ));
         }
         self.oracle.applied(&name, state);
-        let digest = match state.step.is_multiple_of(self.plan.digest_every) {
+        let compared = self.sabotage != Some(Sabotage::HidesDigests);
+        let digest = match compared && state.step.is_multiple_of(self.plan.digest_every) {
             true => state.hex(),
             false => String::new(),
         };
         let done = v1::StepDone {
             step: state.step,
-            loss: 1.0 / state.step as f64,
+            loss: loss(reduced.sum),
             digest,
             ..Default::default()
         };
@@ -301,10 +313,15 @@ impl World {
     }
 
     fn fenced(&mut self, id: ProcessId, generation: u64, boundary: Boundary) {
+        let hidden = self.sabotage == Some(Sabotage::HidesDigests);
         let process = &mut self.processes[id.0];
         process.left = process.left.max(Generation(generation));
+        let mut held = process.held();
+        if let Some(held) = held.as_mut().filter(|_| hidden) {
+            held.digest = self.oracle.digest(held.step);
+        }
         let fenced = v1::Fenced {
-            held: process.held(),
+            held,
             boundary: boundary.into(),
         };
         self.report(id, Generation(generation), Body::Fenced(fenced));
@@ -349,6 +366,9 @@ impl World {
 
     /// A link of the ring is gone.
     pub(crate) fn loses_link(&mut self, id: ProcessId, generation: u64, accused: u32) {
+        if self.active(id, generation).is_none() {
+            return;
+        }
         self.settle(id);
         if let Some(active) = self.active(id, generation) {
             active.over = true;

@@ -92,6 +92,7 @@ struct Particulars {
 #[derive(Clone, Debug)]
 pub struct Agent {
     worker: WorkerId,
+    incarnation: u64,
     run_id: String,
     spec_hash: String,
     term: Term,
@@ -107,10 +108,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// A worker that has not attended yet.
-    pub fn new(worker: WorkerId) -> Self {
+    /// A worker that has not attended yet; `incarnation` is random, so that no other process of this
+    /// name has it.
+    pub fn new(worker: WorkerId, incarnation: u64) -> Self {
         Self {
             worker,
+            incarnation,
             run_id: String::new(),
             spec_hash: String::new(),
             term: Term::default(),
@@ -155,7 +158,11 @@ impl Agent {
             formed: running.is_some_and(|running| running.formed),
             step: running.map_or(0, |running| running.step),
         });
-        let body = Body::Hello(v1::Hello { standing, ..hello });
+        let body = Body::Hello(v1::Hello {
+            standing,
+            incarnation: self.incarnation,
+            ..hello
+        });
         self.envelope(self.generation, body)
     }
 

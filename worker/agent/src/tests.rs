@@ -49,7 +49,7 @@ fn fence() -> Said {
 
 /// A worker that trains in `generation` under `term`.
 fn training(term: u64, generation: u64) -> Agent {
-    let mut agent = Agent::new(WorkerId::new("w1").unwrap());
+    let mut agent = Agent::new(WorkerId::new("w1").unwrap(), 1);
     agent.direct(directive(term, 0, welcome(false)));
     agent.prepared("127.0.0.1:1".into(), "f".into());
     agent.direct(directive(term, generation, form(0)));
@@ -104,7 +104,7 @@ fn a_new_coordinator_that_does_not_keep_a_worker_gets_it_unbound() {
 
 #[test]
 fn a_process_that_never_prepared_stands_nowhere() {
-    let mut agent = Agent::new(WorkerId::new("w1").unwrap());
+    let mut agent = Agent::new(WorkerId::new("w1").unwrap(), 1);
     assert_eq!(standing(&agent), None);
     agent.direct(directive(1, 0, welcome(false)));
     assert_eq!(agent.direct(directive(1, 1, form(0))), []);

@@ -1,6 +1,6 @@
 //! Fake workers, a store that is always up, and a clock that moves when told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ringmaster_proto::checkpoint::CheckpointManifest;
 use ringmaster_proto::v1::directive::Body as Said;
@@ -56,6 +56,7 @@ pub(super) fn config(overrides: &[&str]) -> Config {
 #[derive(Default)]
 pub(super) struct Fake {
     pub(super) session: Option<Session>,
+    pub(super) incarnation: u64,
     pub(super) held: Option<v1::Held>,
     pub(super) generation: u64,
     pub(super) rank: u32,
@@ -137,7 +138,11 @@ impl Net {
     pub(super) fn attend(&mut self, name: &str) {
         self.sessions += 1;
         let session = Session(self.sessions);
-        let fake = self.workers.entry(id(name)).or_default();
+        let born = || Fake {
+            incarnation: session.0,
+            ..Default::default()
+        };
+        let fake = self.workers.entry(id(name)).or_insert_with(born);
         fake.session = Some(session);
         let standing = (fake.generation > 0).then(|| v1::Standing {
             ring_address: format!("127.0.0.1:{}", 1000 + session.0),
@@ -150,6 +155,7 @@ impl Net {
         let hello = v1::Hello {
             host: "h".into(),
             pid: 1,
+            incarnation: fake.incarnation,
             standing,
             ..Default::default()
         };
@@ -164,6 +170,11 @@ impl Net {
     /// The coordinator is killed, and another reads the journal. Every stream is gone; the workers
     /// train on, since nobody is asked for a step.
     pub(super) fn restart_coordinator(&mut self, overrides: &[&str]) {
+        self.restart_coordinator_adopting(overrides, true);
+    }
+
+    /// As above; without `adopt` nobody is believed to train.
+    pub(super) fn restart_coordinator_adopting(&mut self, overrides: &[&str], adopt: bool) {
         self.term += 1;
         let generations = self.generations();
         let lineage = generations
@@ -175,7 +186,8 @@ impl Net {
             lineage: lineage.collect(),
             checkpoints: self.committed(),
             fingerprint: Some(self.fingerprint.to_owned()),
-            adopt: Some(self.last_generation().clone()),
+            adopt: adopt.then(|| self.last_generation().clone()),
+            distrusted: self.distrusted(),
             logged: Step(self.lines.last().map_or(0, |line| line.step)),
         };
         self.machine = RunMachine::new(config(overrides), recovered);
@@ -367,6 +379,7 @@ impl Net {
             Effect::DeleteCheckpoint(folder) => self.deleted.push(folder),
             Effect::ConfirmOffice => self.queue.push_back(Event::StillInOffice),
             Effect::StepCompleted(line) => self.lines.push(line),
+            Effect::ForgetSteps(after) => self.lines.retain(|line| line.step <= after.0),
             Effect::Log(_, text) => self.logs.push(text),
             Effect::End(end) => self.end = Some(end),
             Effect::Publish(_) | Effect::Measure(_) => {}
@@ -454,6 +467,14 @@ impl Net {
             }
         }
         generations
+    }
+
+    fn distrusted(&self) -> BTreeSet<Generation> {
+        let diverged = |record: &Record| match record {
+            Record::Diverged { generation } => Some(*generation),
+            _ => None,
+        };
+        self.journal.iter().filter_map(diverged).collect()
     }
 
     pub(super) fn last_generation(&self) -> &GenerationRecord {

@@ -114,6 +114,7 @@ impl Watcher {
                 self.sessions[index] = self.next_session;
                 self.next_session += 1;
                 let hello = v1::Hello {
+                    incarnation: formed_in.unwrap_or(9),
                     standing: formed_in.map(|age| v1::Standing {
                         ring_address: "127.0.0.1:1".into(),
                         fingerprint: "f".into(),
