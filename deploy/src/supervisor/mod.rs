@@ -10,7 +10,7 @@ mod topology;
 mod watcher;
 
 pub(crate) use self::topology::{THREADS, Topology};
-pub(crate) use self::watcher::watch;
+pub(crate) use self::watcher::{Watcher, watch};
 
 use std::net::SocketAddr;
 use std::process::ExitStatus;
@@ -32,7 +32,6 @@ use crate::signals::Signals;
 
 use self::child::Leash;
 use self::restarts::{Decision, Restarts};
-use self::watcher::Watcher;
 
 /// How long the coordinator may take until it listens.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);

@@ -8,6 +8,7 @@ mod ledger;
 mod losses;
 mod pool;
 mod rank;
+mod recovery;
 mod sampling;
 mod step;
 mod variants;
@@ -30,6 +31,8 @@ pub(crate) enum BenchCommand {
     /// Train an easy and a hard objective under every rule of sampling, and compare steps to the same
     /// loss
     Sampling(sampling::SamplingArgs),
+    /// Kill, stop and ask to leave the processes of a run, and time how soon it trains again
+    Recovery(recovery::RecoveryArgs),
     /// Measure the held-out loss of each objective at every checkpoint of a run
     Losses(losses::LossesArgs),
 }
@@ -41,6 +44,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<Exit, CliError> {
         BenchCommand::Step(args) => step::run(&args),
         BenchCommand::Variants(args) => variants::run(args).await,
         BenchCommand::Sampling(args) => sampling::run(args).await,
+        BenchCommand::Recovery(args) => recovery::run(args).await,
         BenchCommand::Losses(args) => losses::run(args).await,
     }
 }

@@ -1,0 +1,160 @@
+//! What a run told after a fault, and when: from that, how long each phase of its recovery took. Pure.
+
+use ringmaster_proto::v1::watch_run_response::Event;
+use serde::Serialize;
+
+/// Seconds of each phase, in order; their sum is `total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Phases {
+    /// Until the coordinator knew.
+    pub(super) detect: f64,
+    /// Until every member had answered, and enough workers were there.
+    pub(super) fence: f64,
+    /// Until the next generation was durable.
+    pub(super) journal: f64,
+    /// Until its ring stood and every rank had the state.
+    pub(super) form: f64,
+    /// Until its first step was reported.
+    pub(super) step: f64,
+    /// All of them.
+    pub(super) total: f64,
+}
+
+/// Events of one run, with the seconds since a fault.
+#[derive(Debug)]
+pub(super) struct Timeline {
+    /// The generation in force when the fault happened.
+    before: u64,
+    detected: Option<f64>,
+    fenced: Option<f64>,
+    durable: Option<f64>,
+    formed: Option<f64>,
+}
+
+impl Timeline {
+    /// Begins with a fault in generation `before`.
+    pub(super) fn new(before: u64) -> Self {
+        Self {
+            before,
+            detected: None,
+            fenced: None,
+            durable: None,
+            formed: None,
+        }
+    }
+
+    /// Takes one event, `at` seconds after the fault. Returns the phases once the next generation has
+    /// completed a step; a phase nobody was told of took no time.
+    pub(super) fn take(&mut self, at: f64, event: &Event) -> Option<Phases> {
+        match event {
+            Event::Status(status) => {
+                let newer = status.generation > self.before;
+                match status.phase.as_str() {
+                    "fencing" | "draining" if !newer => {
+                        self.detected.get_or_insert(at);
+                    }
+                    "forming" if !newer => {
+                        self.fenced.get_or_insert(at);
+                    }
+                    "forming" => {
+                        self.durable.get_or_insert(at);
+                    }
+                    "training" if newer => {
+                        self.formed.get_or_insert(at);
+                    }
+                    _ => {}
+                }
+                None
+            }
+            Event::Step(step) if step.generation > self.before => Some(self.phases(at)),
+            _ => None,
+        }
+    }
+
+    fn phases(&self, total: f64) -> Phases {
+        let formed = self.formed.unwrap_or(total);
+        let durable = self.durable.unwrap_or(formed);
+        let fenced = self.fenced.unwrap_or(durable);
+        let detected = self.detected.unwrap_or(fenced);
+        Phases {
+            detect: detected,
+            fence: fenced - detected,
+            journal: durable - fenced,
+            form: formed - durable,
+            step: total - formed,
+            total,
+        }
+    }
+}
+
+/// The middle of `values`; the lower one of two. 0 if there are none.
+pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len().saturating_sub(1) / 2;
+    values.get(middle).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmaster_proto::v1::{RunStatus, WorkerStep};
+
+    use super::*;
+
+    fn status(phase: &str, generation: u64) -> Event {
+        Event::Status(RunStatus {
+            phase: phase.to_owned(),
+            generation,
+            ..Default::default()
+        })
+    }
+
+    fn step(generation: u64) -> Event {
+        Event::Step(WorkerStep {
+            generation,
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn phases_follow_each_other_and_add_up() {
+        let mut timeline = Timeline::new(3);
+        let told = [
+            (0.1, step(3)),
+            (0.2, status("fencing", 3)),
+            (0.3, status("fencing", 3)),
+            (0.5, status("gathering", 3)),
+            (0.6, status("forming", 3)),
+            (1.0, status("forming", 4)),
+            (2.0, status("training", 4)),
+        ];
+        for (at, event) in told {
+            assert_eq!(timeline.take(at, &event), None);
+        }
+        let phases = timeline.take(2.5, &step(4)).unwrap_or_default();
+        let sum = phases.detect + phases.fence + phases.journal + phases.form + phases.step;
+        assert!((sum - 2.5).abs() < 1e-9, "{phases:?}");
+        assert!((phases.fence - 0.4).abs() < 1e-9 && (phases.form - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_nobody_told_of_took_no_time() {
+        let mut timeline = Timeline::new(1);
+        assert_eq!(timeline.take(0.4, &status("draining", 1)), None);
+        let phases = timeline.take(1.0, &step(2));
+        let expected = Phases {
+            detect: 0.4,
+            total: 1.0,
+            fence: 0.6,
+            ..Default::default()
+        };
+        assert_eq!(phases, Some(expected));
+    }
+
+    #[test]
+    fn a_median_is_one_of_the_values() {
+        assert!((median([3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median([2.0, 1.0]) - 1.0).abs() < 1e-9);
+        assert!(median([]) < 1e-9);
+    }
+}
