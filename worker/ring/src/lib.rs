@@ -42,6 +42,7 @@ mod link;
 mod plane;
 mod ring;
 mod shared;
+mod silence;
 mod sum;
 mod tcp;
 mod vector;

@@ -34,9 +34,9 @@ pub struct Options {
     /// How long [`Ring::form`] tries, default 10 s. Longer tolerates peers that start late; shorter
     /// reports a missing one sooner.
     pub connect: Duration,
-    /// How long a link may carry not one byte, default 10 s, at least 500 ms. Heartbeats come every
-    /// 250 ms even while a peer computes, so this only has to exceed the pauses of hosts and
-    /// networks.
+    /// How long a link may carry not one byte at most, default 10 s, at least 500 ms. Heartbeats come
+    /// every 250 ms even while a peer computes; a link that was heard regularly is given four times
+    /// its longest pause of late, at least 2 s.
     pub silence: Duration,
     /// What carries the data. It changes the speed and no bit.
     pub transport: Transport,

@@ -14,6 +14,7 @@ use crate::error::RingError;
 use crate::frame::{FrameError, HEADER_BYTES, Header, Kind, PAYLOAD_MAX, Stamp};
 use crate::link::{Link, Links};
 use crate::plane::{Content, Receiving, Sending, Target, Watched};
+use crate::silence::Silence;
 
 fn buffer() -> Box<[u8]> {
     vec![0; PAYLOAD_MAX].into_boxed_slice()
@@ -149,8 +150,9 @@ pub(crate) struct Inlet {
     /// When that payload was first wanted.
     wanted: Option<Instant>,
     heard: Instant,
-    patience: Duration,
-    silence: Duration,
+    /// How long the peer may take until its first byte; none once that came.
+    first: Option<Duration>,
+    silence: Silence,
     /// The neighbour said goodbye.
     departed: bool,
 }
@@ -165,8 +167,8 @@ impl Inlet {
             taken: 0,
             wanted: None,
             heard: Instant::now(),
-            patience: silence + grace,
-            silence,
+            first: Some(silence + grace),
+            silence: Silence::new(silence),
             departed: false,
         }
     }
@@ -204,7 +206,8 @@ impl Inlet {
     /// Refuses a neighbour of which not one byte came in time. Who leaves data unread has not
     /// listened, and cannot judge.
     pub(crate) fn judge(&self, link: &Link) -> Result<(), RingError> {
-        if self.departed || self.heard.elapsed() < self.patience {
+        let limit = self.first.unwrap_or_else(|| self.silence.limit());
+        if self.departed || self.heard.elapsed() < limit {
             return Ok(());
         }
         Err(RingError::Silent {
@@ -296,8 +299,11 @@ impl Inlet {
                     return Err(lost(reason.to_owned()));
                 }
                 Ok(count) => {
-                    self.heard = Instant::now();
-                    self.patience = self.silence;
+                    let now = Instant::now();
+                    if self.first.take().is_none() {
+                        self.silence.ended(now - self.heard);
+                    }
+                    self.heard = now;
                     links.received.fetch_add(count as u64, Ordering::Relaxed);
                     return Ok(count);
                 }
