@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -182,6 +183,16 @@ impl Sandbox {
             "{process} belongs to this sandbox"
         );
         leftovers::kill(&[process]);
+    }
+
+    /// Sends a signal to one process of a run.
+    pub fn signal(&self, process: u32, signal: Signal) {
+        let process = Pid::from_raw(process.try_into().expect("a process id"));
+        assert!(
+            self.marker.processes().contains(&process),
+            "{process} belongs to this sandbox"
+        );
+        nix::sys::signal::kill(process, signal).expect("a signal to a process of ours");
     }
 
     /// Waits until processes that lost their supervisor have ended too.

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use ringmaster_proto::v1::watch_run_response::Event;
 use ringmaster_tests::s3::S3Server;
 use ringmaster_tests::sandbox::{EVERYTHING, SMALL, Sandbox};
@@ -132,6 +134,61 @@ fn killing_the_coordinator_and_a_worker_at_once_changes_no_bit() {
     let finished = process.finish().succeeded();
     assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
     sandbox.assert_nothing_left();
+}
+
+fn in_generation(generation: u64) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::Step(done) if done.generation >= generation)
+}
+
+/// Sends `signal` to the process that `whose` picks at step 60, lets `then` follow, and expects the
+/// end of the undisturbed run.
+fn assert_unharmed_by_signal(
+    signal: Signal,
+    whose: impl Fn(&Sandbox, &Watch) -> u32,
+    then: impl Fn(&Sandbox, &Watch, u32),
+) {
+    let expected = undisturbed();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let mut process = sandbox.start(train("3"));
+    let watch = Watch::open(&mut process, &sandbox.run_folder(SMALL));
+    watch.wait_for("step 60", at_step(60));
+    sandbox.note_sockets();
+    let pid = whose(&sandbox, &watch);
+    sandbox.signal(pid, signal);
+    then(&sandbox, &watch, pid);
+    let finished = process.finish().succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
+}
+
+fn a_worker(_: &Sandbox, watch: &Watch) -> u32 {
+    watch.status().workers[1].pid
+}
+
+/// TCP never reports a stopped peer; the others go on without it, and it comes back.
+#[test]
+fn stopping_a_worker_until_the_others_go_on_changes_no_bit() {
+    assert_unharmed_by_signal(Signal::SIGSTOP, a_worker, |sandbox, watch, pid| {
+        watch.wait_for("a generation without it", in_generation(2));
+        sandbox.signal(pid, Signal::SIGCONT);
+    });
+}
+
+#[test]
+fn asking_a_worker_to_leave_fails_no_step_and_changes_no_bit() {
+    assert_unharmed_by_signal(Signal::SIGTERM, a_worker, |_, watch, _| {
+        watch.wait_for("a generation without it", in_generation(2));
+    });
+}
+
+#[test]
+fn stopping_the_coordinator_for_a_while_stops_nobody_and_changes_no_bit() {
+    let coordinator = |sandbox: &Sandbox, _: &Watch| sandbox.coordinator(SMALL);
+    assert_unharmed_by_signal(Signal::SIGSTOP, coordinator, |sandbox, _, pid| {
+        // The ring goes on meanwhile: that is what the time is for.
+        std::thread::sleep(Duration::from_secs(2));
+        sandbox.signal(pid, Signal::SIGCONT);
+    });
 }
 
 #[test]
