@@ -1,6 +1,11 @@
-//! What this process costs the machine it runs on, as the system counts it.
+//! What a process costs the machine it runs on, as the system counts it.
 
 use std::fs;
+use std::path::PathBuf;
+
+use ringmaster_proto::ErrorKind;
+
+use crate::error::CliError;
 
 /// The unit of processor time in /proc: 100 per second on every platform this is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -16,11 +21,43 @@ pub(crate) fn core_seconds() -> Option<f64> {
     core_seconds_in(&fs::read_to_string("/proc/self/stat").ok()?)
 }
 
+/// What another process has cost so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    /// Processor time, seconds.
+    pub(crate) core_seconds: f64,
+    /// Memory it holds now.
+    pub(crate) resident_bytes: u64,
+}
+
+/// What process `pid` has cost so far.
+pub(crate) fn of(pid: u32) -> Result<Usage, CliError> {
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    let read = |name: &str| {
+        let path = folder.join(name);
+        fs::read_to_string(&path).map_err(|error| CliError::file(&path, &error))
+    };
+    let usage = || {
+        Ok::<_, CliError>(core_seconds_in(&read("stat")?).zip(bytes_in("VmRSS:", &read("status")?)))
+    };
+    let (core_seconds, resident_bytes) = usage()?.ok_or_else(|| {
+        let what = folder.display().to_string();
+        CliError::refused(ErrorKind::Internal, what, "unreadable", "please report it")
+    })?;
+    Ok(Usage {
+        core_seconds,
+        resident_bytes,
+    })
+}
+
 fn peak_in(status: &str) -> Option<u64> {
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = peak.trim().strip_suffix(" kB")?.parse().ok()?;
+    bytes_in("VmHWM:", status)
+}
+
+/// A line of proc_pid_status(5) that counts memory.
+fn bytes_in(name: &str, status: &str) -> Option<u64> {
+    let bytes = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = bytes.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib * 1024)
 }
 

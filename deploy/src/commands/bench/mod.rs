@@ -2,6 +2,7 @@
 
 mod allreduce;
 mod child;
+mod control;
 mod experiment;
 mod figures;
 mod ledger;
@@ -31,6 +32,8 @@ pub(crate) enum BenchCommand {
     /// Train an easy and a hard objective under every rule of sampling, and compare steps to the same
     /// loss
     Sampling(sampling::SamplingArgs),
+    /// Let very many workers attend one coordinator, and measure what that costs it
+    Control(control::ControlArgs),
     /// Kill, stop and ask to leave the processes of a run, and time how soon it trains again
     Recovery(recovery::RecoveryArgs),
     /// Measure the held-out loss of each objective at every checkpoint of a run
@@ -44,6 +47,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<Exit, CliError> {
         BenchCommand::Step(args) => step::run(&args),
         BenchCommand::Variants(args) => variants::run(args).await,
         BenchCommand::Sampling(args) => sampling::run(args).await,
+        BenchCommand::Control(args) => control::run(args).await,
         BenchCommand::Recovery(args) => recovery::run(args).await,
         BenchCommand::Losses(args) => losses::run(args).await,
     }
