@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message;
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::directive::Body;
 use ringmaster_proto::{ErrorKind, WorkerId};
@@ -260,9 +261,10 @@ impl RunMachine {
                 .and_then(|w| w.ring_address.clone())
                 .unwrap_or_default(),
         };
+        let members = record.members.iter().map(member).collect();
         v1::FormRing {
             rank: 0,
-            members: record.members.iter().map(member).collect(),
+            roster: v1::Roster { members }.encode_to_vec().into(),
             resume: Some(v1::Resume {
                 step: record.resume.step.0,
                 digest: record.resume.digest.clone(),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use prost::Message;
 use ringmaster_agent::{Agent, Ending, Reports, Task};
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Directive, WorkerReport};
@@ -224,7 +225,9 @@ impl World {
         if let Some(v1::directive::Body::FormRing(form)) = &said
             && tasks.iter().any(|task| matches!(task, Task::Form(_)))
         {
-            let members: Vec<String> = form.members.iter().map(|m| m.worker_id.clone()).collect();
+            let roster = v1::Roster::decode(form.roster.clone()).unwrap_or_default();
+            let members = roster.members.into_iter().map(|m| m.worker_id);
+            let members: Vec<String> = members.collect();
             self.oracle.heard_generation(directive.generation, &members);
         }
         if matches!(said, Some(v1::directive::Body::Welcome(_))) && !stale {

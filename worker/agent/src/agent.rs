@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use prost::Message;
 use ringmaster_proto::v1::directive::Body as Said;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Directive, Outcome, WorkerReport};
@@ -273,7 +274,10 @@ impl Agent {
         }
         let nonsense = |what: &str| vec![Task::End(Ending::Nonsense(format!("FormRing {what}")))];
         let parse = |member: &v1::Member| member.ring_address.parse();
-        let addresses: Result<Vec<SocketAddr>, _> = form.members.iter().map(parse).collect();
+        let Ok(roster) = v1::Roster::decode(form.roster) else {
+            return nonsense("has a roster that cannot be read");
+        };
+        let addresses: Result<Vec<SocketAddr>, _> = roster.members.iter().map(parse).collect();
         let Ok(addresses) = addresses else {
             return nonsense("names an address that is not ip:port");
         };

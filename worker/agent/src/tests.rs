@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use prost::Message;
+use prost::bytes::Bytes;
 use ringmaster_proto::v1::directive::Body as Said;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Directive};
@@ -31,6 +33,10 @@ fn welcome(keep: bool) -> Said {
     })
 }
 
+fn roster(members: Vec<v1::Member>) -> Bytes {
+    v1::Roster { members }.encode_to_vec().into()
+}
+
 fn form(rank: u32) -> Said {
     let member = |port: u16| v1::Member {
         worker_id: format!("w{port}"),
@@ -38,7 +44,7 @@ fn form(rank: u32) -> Said {
     };
     Said::FormRing(v1::FormRing {
         rank,
-        members: vec![member(1), member(2)],
+        roster: roster(vec![member(1), member(2)]),
         resume: Some(v1::Resume::default()),
     })
 }
@@ -132,7 +138,11 @@ fn what_cannot_be_is_an_end_and_never_a_panic() {
         let Said::FormRing(mut bad) = form(rank) else {
             unreachable!()
         };
-        bad.members[0].ring_address = address.into();
+        let member = v1::Member {
+            worker_id: "w1".into(),
+            ring_address: address.into(),
+        };
+        bad.roster = roster(vec![member; 2]);
         let tasks = agent.direct(directive(1, 2, Said::FormRing(bad)));
         assert!(
             matches!(tasks[..], [Task::End(Ending::Nonsense(_))]),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use prost::Message;
 use ringmaster_proto::checkpoint::CheckpointManifest;
 use ringmaster_proto::v1::directive::Body as Said;
 use ringmaster_proto::v1::worker_report::Body;
@@ -417,7 +418,8 @@ impl Net {
                 let resume = form.resume.unwrap();
                 fake.generation = directive.generation;
                 fake.rank = form.rank;
-                fake.world = form.members.len() as u32;
+                let roster = v1::Roster::decode(form.roster.clone()).unwrap();
+                fake.world = roster.members.len() as u32;
                 fake.in_ring = true;
                 if !fake.never_forms {
                     fake.held = Some(state(resume.step));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use prost::Message;
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::{ErrorKind, Generation, Step, Term, WorkerId, keys};
@@ -202,7 +203,8 @@ impl Watcher {
                 if let Some(v1::directive::Body::FormRing(form)) = directive.body {
                     let record = self.durable.last().expect("a generation before its record");
                     assert_eq!(record.generation.0, directive.generation);
-                    let members: Vec<&str> = form
+                    let roster = v1::Roster::decode(form.roster).expect("a roster");
+                    let members: Vec<&str> = roster
                         .members
                         .iter()
                         .map(|member| member.worker_id.as_str())
