@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, checkpoint, coordinator, corpus, eval, flops, render, status, submit, train, watch,
-    worker,
+    bench, checkpoint, coordinator, corpus, eval, flops, render, status, stop, submit, train,
+    watch, worker,
 };
 use crate::error::{CliError, Exit};
 use crate::logging::LogFormat;
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Worker(worker::WorkerArgs),
     /// Show where a live run stands
     Status(status::StatusArgs),
+    /// Ask a live run to end at its next step boundary, saved
+    Stop(stop::StopArgs),
     /// Follow a live run until it ends
     Watch(watch::WatchArgs),
     /// Ask a checkpoint questions and score its answers
@@ -74,6 +76,7 @@ impl Command {
             Self::Coordinator(args) => coordinator::run(args).await,
             Self::Worker(args) => worker::run(args).await,
             Self::Status(args) => status::run(args).await,
+            Self::Stop(args) => stop::run(args).await,
             Self::Watch(args) => watch::run(args).await,
             Self::Eval(args) => eval::run(args).await,
             Self::Corpus(command) => corpus::run(command).await,

@@ -56,11 +56,11 @@ fn assert_resumes_to(expected: &End, sandbox: &Sandbox) {
     sandbox.assert_nothing_left();
 }
 
-fn assert_a_signal_stops_and_the_same_command_continues(signal: Signal) {
+fn assert_stops_and_the_same_command_continues(stop: impl Fn(&Sandbox, &Process)) {
     let expected = undisturbed();
     let mut sandbox = Sandbox::new(RINGMASTER);
     let process = live_run(&mut sandbox);
-    process.signal(signal);
+    stop(&sandbox, &process);
     process.finish().stopped();
     sandbox.assert_nothing_left();
     let done = sandbox.losses(SMALL).keys().copied().max().unwrap();
@@ -75,12 +75,21 @@ fn assert_a_signal_stops_and_the_same_command_continues(signal: Signal) {
 
 #[test]
 fn ctrl_c_stops_at_a_boundary_and_the_same_command_continues() {
-    assert_a_signal_stops_and_the_same_command_continues(Signal::SIGINT);
+    assert_stops_and_the_same_command_continues(|_, process| process.signal(Signal::SIGINT));
 }
 
 #[test]
 fn sigterm_stops_at_a_boundary_and_the_same_command_continues() {
-    assert_a_signal_stops_and_the_same_command_continues(Signal::SIGTERM);
+    assert_stops_and_the_same_command_continues(|_, process| process.signal(Signal::SIGTERM));
+}
+
+#[test]
+fn the_stop_command_stops_at_a_boundary_and_the_same_command_continues() {
+    assert_stops_and_the_same_command_continues(|sandbox, _| {
+        let args = ["stop", SMALL, "--reason", "a test", "--output", "json"];
+        let asked = sandbox.run(args).succeeded();
+        assert_eq!(asked.last_object()["run"], SMALL);
+    });
 }
 
 /// Two workers up to the middle, then three: what was drawn, averaged and measured until then goes

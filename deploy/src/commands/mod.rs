@@ -8,6 +8,7 @@ pub(crate) mod eval;
 pub(crate) mod flops;
 pub(crate) mod render;
 pub(crate) mod status;
+pub(crate) mod stop;
 pub(crate) mod submit;
 pub(crate) mod train;
 pub(crate) mod watch;

@@ -13,7 +13,7 @@ use crate::output::{self, Output};
 use crate::run_folder::RunFolder;
 
 /// How long the coordinator may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Arguments of `status`.
 #[derive(Args, Debug)]
@@ -41,11 +41,7 @@ pub(crate) async fn run(args: StatusArgs) -> Result<Exit, CliError> {
             )))
         });
     let answer = answer.map_err(|status| CliError::rpc("GetRun", &status))?;
-    let status = StatusReport::of(answer.into_inner().status.unwrap_or_default());
-    match args.output {
-        Output::Json => output::json(&status),
-        Output::Table => status.print(),
-    }
+    StatusReport::of(answer.into_inner().status.unwrap_or_default()).show(args.output);
     Ok(Exit::Done)
 }
 
@@ -80,6 +76,14 @@ struct WorkerReport {
 }
 
 impl StatusReport {
+    /// Prints it.
+    pub(super) fn show(&self, output: Output) {
+        match output {
+            Output::Json => output::json(self),
+            Output::Table => self.print(),
+        }
+    }
+
     /// The report of a status as the wire carries it.
     pub(crate) fn of(status: RunStatus) -> Self {
         Self {
