@@ -1,12 +1,55 @@
 //! A coordinator that comes back: the ring that trains alone trains on.
 
+use std::collections::BTreeSet;
+
 use ringmaster_proto::v1::directive::Body as Said;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Boundary};
-use ringmaster_proto::{Generation, Term};
+use ringmaster_proto::{Generation, Step, Term};
 
-use super::harness::{Net, held, id, state};
-use crate::run::{Effect, Event, Session};
+use super::harness::{Net, config, held, id, state};
+use crate::record::Record;
+use crate::run::{Effect, Event, Millis, Recovered, RunMachine, Session};
+
+impl Net {
+    /// The coordinator is killed, and another reads the journal. Every stream is gone; the workers
+    /// train on, since nobody is asked for a step.
+    pub(super) fn restart_coordinator(&mut self, overrides: &[&str]) {
+        self.restart_coordinator_adopting(overrides, true);
+    }
+
+    /// As above; without `adopt` nobody is believed to train.
+    pub(super) fn restart_coordinator_adopting(&mut self, overrides: &[&str], adopt: bool) {
+        self.term += 1;
+        let generations = self.generations();
+        let lineage = generations
+            .iter()
+            .map(|record| (record.generation, record.resume.step));
+        let recovered = Recovered {
+            term: Term(self.term),
+            generation: self.last_generation().generation,
+            lineage: lineage.collect(),
+            checkpoints: self.committed(),
+            fingerprint: Some(self.fingerprint.to_owned()),
+            adopt: adopt.then(|| self.last_generation().clone()),
+            distrusted: self.distrusted(),
+            logged: Step(self.lines.last().map_or(0, |line| line.step)),
+        };
+        self.machine = RunMachine::new(config(overrides), recovered);
+        self.now = Millis(0);
+        for fake in self.workers.values_mut() {
+            fake.session = None;
+        }
+    }
+
+    fn distrusted(&self) -> BTreeSet<Generation> {
+        let diverged = |record: &Record| match record {
+            Record::Diverged { generation } => Some(*generation),
+            _ => None,
+        };
+        self.journal.iter().filter_map(diverged).collect()
+    }
+}
 
 const TWO: &[&str] = &["membership.min_workers=2"];
 

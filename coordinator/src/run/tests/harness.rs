@@ -1,6 +1,6 @@
 //! Fake workers, a store that is always up, and a clock that moves when told.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use prost::Message;
 use ringmaster_proto::checkpoint::CheckpointManifest;
@@ -166,36 +166,6 @@ impl Net {
             term: Term(self.term),
             hello,
         });
-    }
-
-    /// The coordinator is killed, and another reads the journal. Every stream is gone; the workers
-    /// train on, since nobody is asked for a step.
-    pub(super) fn restart_coordinator(&mut self, overrides: &[&str]) {
-        self.restart_coordinator_adopting(overrides, true);
-    }
-
-    /// As above; without `adopt` nobody is believed to train.
-    pub(super) fn restart_coordinator_adopting(&mut self, overrides: &[&str], adopt: bool) {
-        self.term += 1;
-        let generations = self.generations();
-        let lineage = generations
-            .iter()
-            .map(|record| (record.generation, record.resume.step));
-        let recovered = Recovered {
-            term: Term(self.term),
-            generation: self.last_generation().generation,
-            lineage: lineage.collect(),
-            checkpoints: self.committed(),
-            fingerprint: Some(self.fingerprint.to_owned()),
-            adopt: adopt.then(|| self.last_generation().clone()),
-            distrusted: self.distrusted(),
-            logged: Step(self.lines.last().map_or(0, |line| line.step)),
-        };
-        self.machine = RunMachine::new(config(overrides), recovered);
-        self.now = Millis(0);
-        for fake in self.workers.values_mut() {
-            fake.session = None;
-        }
     }
 
     /// The process is gone; its stream breaks.
@@ -469,14 +439,6 @@ impl Net {
             }
         }
         generations
-    }
-
-    fn distrusted(&self) -> BTreeSet<Generation> {
-        let diverged = |record: &Record| match record {
-            Record::Diverged { generation } => Some(*generation),
-            _ => None,
-        };
-        self.journal.iter().filter_map(diverged).collect()
     }
 
     pub(super) fn last_generation(&self) -> &GenerationRecord {
