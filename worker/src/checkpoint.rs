@@ -69,44 +69,87 @@ fn pieces(vectors: &[&str], layout: &Layout, part: usize, parts: usize) -> Vec<P
     pieces
 }
 
-/// Serialises part `part` of `parts`.
-fn encode(
-    state: &State,
-    layout: &Layout,
-    part: usize,
-    parts: usize,
-) -> Result<Vec<u8>, WorkerError> {
-    let (names, vectors): (Vec<&str>, Vec<&[f32]>) = state.vectors().into_iter().unzip();
-    let pieces = pieces(&names, layout, part, parts);
-    let header = PartHeader {
-        format_version: FORMAT_VERSION,
-        scalars: state.scalars().into_iter().collect(),
-        vectors: names.into_iter().map(str::to_owned).collect(),
-        offsets: pieces
-            .iter()
-            .map(|piece| (piece.name.clone(), piece.offset))
-            .collect(),
-    };
-    let broken = |reason: String| WorkerError::Internal(format!("cannot write a part: {reason}"));
-    let header = serde_json::to_string(&header).map_err(|error| broken(error.to_string()))?;
-    let bytes: Vec<Vec<u8>> = pieces
-        .iter()
-        .map(|piece| {
-            let values = &vectors[piece.vector][piece.range.clone()];
-            values
+/// Which part of a checkpoint, and of which generation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) generation: Generation,
+    pub(crate) part: u32,
+    pub(crate) parts: u32,
+}
+
+/// One part, copied out of the state: training may go on while it is serialised and stored.
+pub(crate) struct Cut {
+    place: Place,
+    step: u64,
+    digest: String,
+    header: PartHeader,
+    /// Little-endian values of each piece, by its name.
+    tensors: Vec<(String, Vec<u8>)>,
+}
+
+impl Cut {
+    /// Copies the part at `place` of `state`, which has this digest.
+    pub(crate) fn of(place: Place, state: &State, digest: String, layout: &Layout) -> Self {
+        let (names, vectors): (Vec<&str>, Vec<&[f32]>) = state.vectors().into_iter().unzip();
+        let pieces = pieces(&names, layout, place.part as usize, place.parts as usize);
+        let header = PartHeader {
+            format_version: FORMAT_VERSION,
+            scalars: state.scalars().into_iter().collect(),
+            vectors: names.into_iter().map(str::to_owned).collect(),
+            offsets: pieces
                 .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect()
-        })
-        .collect();
-    let mut views = Vec::with_capacity(pieces.len());
-    for (piece, bytes) in pieces.iter().zip(&bytes) {
-        let view = TensorView::new(Dtype::F32, vec![piece.range.len()], bytes)
-            .map_err(|error| broken(error.to_string()))?;
-        views.push((piece.name.clone(), view));
+                .map(|piece| (piece.name.clone(), piece.offset))
+                .collect(),
+        };
+        let copy = |piece: Piece| {
+            let values = &vectors[piece.vector][piece.range];
+            let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+            (piece.name, bytes.collect())
+        };
+        Self {
+            place,
+            step: state.step,
+            digest,
+            header,
+            tensors: pieces.into_iter().map(copy).collect(),
+        }
     }
-    let metadata = HashMap::from([(METADATA.to_owned(), header)]);
-    safetensors::serialize(views, Some(metadata)).map_err(|error| broken(error.to_string()))
+
+    /// The part as it is stored, and its description for the coordinator.
+    pub(crate) fn encode(self) -> Result<(v1::PartWritten, Bytes), WorkerError> {
+        let bytes = self.serialise()?;
+        let Place {
+            generation,
+            part,
+            parts,
+        } = self.place;
+        let folder = keys::checkpoint(generation, Step(self.step), &self.digest);
+        let written = v1::PartWritten {
+            step: self.step,
+            digest: self.digest,
+            part,
+            parts,
+            key: keys::checkpoint_part(&folder, part, parts),
+            bytes: bytes.len() as u64,
+            blake3: blake3::hash(&bytes).to_hex().to_string(),
+        };
+        Ok((written, Bytes::from(bytes)))
+    }
+
+    fn serialise(&self) -> Result<Vec<u8>, WorkerError> {
+        let broken =
+            |reason: String| WorkerError::Internal(format!("cannot write a part: {reason}"));
+        let header =
+            serde_json::to_string(&self.header).map_err(|error| broken(error.to_string()))?;
+        let mut views = Vec::with_capacity(self.tensors.len());
+        for (name, bytes) in &self.tensors {
+            let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)
+                .map_err(|error| broken(error.to_string()))?;
+            views.push((name.as_str(), view));
+        }
+        let metadata = HashMap::from([(METADATA.to_owned(), header)]);
+        safetensors::serialize(views, Some(metadata)).map_err(|error| broken(error.to_string()))
+    }
 }
 
 /// Reads one part into `state`; returns how many elements it filled.
@@ -183,30 +226,6 @@ fn read_header(header: &PartHeader, layout: &Layout, state: &mut State) -> Resul
     let scalars: Result<Vec<u64>, String> = state.scalars().into_iter().map(scalar).collect();
     state.set_scalars(&scalars?);
     Ok(())
-}
-
-/// Writes this rank's part below `root` and describes it for the coordinator.
-pub(crate) async fn write_part(
-    root: &Store,
-    generation: Generation,
-    (part, parts): (u32, u32),
-    (state, digest): (&State, &str),
-    layout: &Layout,
-) -> Result<v1::PartWritten, WorkerError> {
-    let bytes = encode(state, layout, part as usize, parts as usize)?;
-    let folder = keys::checkpoint(generation, Step(state.step), digest);
-    let key = keys::checkpoint_part(&folder, part, parts);
-    let written = v1::PartWritten {
-        step: state.step,
-        digest: digest.to_owned(),
-        part,
-        parts,
-        key: key.clone(),
-        bytes: bytes.len() as u64,
-        blake3: blake3::hash(&bytes).to_hex().to_string(),
-    };
-    root.put(&key, Bytes::from(bytes)).await?;
-    Ok(written)
 }
 
 /// Loads and verifies a whole checkpoint: sizes, hashes, coverage and the digest of the state.
@@ -309,11 +328,24 @@ mod tests {
         state
     }
 
+    fn place(part: u32, parts: u32) -> Place {
+        Place {
+            generation: Generation(1),
+            part,
+            parts,
+        }
+    }
+
+    fn encode(state: &State, layout: &Layout, part: u32, parts: u32) -> Bytes {
+        let cut = Cut::of(place(part, parts), state, state.digest(layout), layout);
+        cut.encode().unwrap().1
+    }
+
     proptest! {
         #[test]
         fn any_cut_reads_back_as_the_whole_state(
             lens in prop::collection::vec(1_usize..40, 1..8),
-            parts in 1_usize..9,
+            parts in 1_u32..9,
             averaged in any::<bool>(),
         ) {
             let layout = layout(&lens);
@@ -321,7 +353,7 @@ mod tests {
             let mut back = State::blank(layout.total);
             let mut filled = 0;
             for part in 0..parts {
-                let bytes = encode(&state, &layout, part, parts).unwrap();
+                let bytes = encode(&state, &layout, part, parts);
                 filled += decode(&bytes, &layout, &mut back).unwrap();
             }
             prop_assert_eq!(filled, (3 + usize::from(averaged)) * layout.total);
@@ -332,11 +364,11 @@ mod tests {
     #[test]
     fn a_part_of_another_model_is_refused_by_name() {
         let own = layout(&[4, 5]);
-        let bytes = encode(&state(&own, true), &own, 0, 1).unwrap();
+        let bytes = encode(&state(&own, true), &own, 0, 1);
         let other = layout(&[4]);
         let error = decode(&bytes, &other, &mut State::blank(4)).unwrap_err();
         assert!(error.contains("layer.1.weight"), "{error}");
-        let unaveraged = encode(&state(&own, false), &own, 0, 1).unwrap();
+        let unaveraged = encode(&state(&own, false), &own, 0, 1);
         let error = decode(&unaveraged, &own, &mut state(&own, true)).unwrap_err();
         assert!(
             error.contains("parameters, exp_avg, exp_avg_sq, not"),
@@ -369,9 +401,9 @@ mod tests {
         let digest = state.digest(&layout);
         let mut parts = Vec::new();
         for part in 0..2 {
-            let written =
-                write_part(&root, Generation(1), (part, 2), (&state, &digest), &layout).await;
-            let written = written.unwrap();
+            let cut = Cut::of(place(part, 2), &state, digest.clone(), &layout);
+            let (written, stored) = cut.encode().unwrap();
+            root.put(&written.key, stored).await.unwrap();
             let (key, bytes, blake3) = (written.key, written.bytes, written.blake3);
             parts.push(ringmaster_proto::checkpoint::Part { key, bytes, blake3 });
         }

@@ -25,6 +25,7 @@ mod prepare;
 mod recovery;
 mod sample;
 pub mod sampling;
+mod saver;
 mod session;
 mod statistics;
 pub mod step_bench;

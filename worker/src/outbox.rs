@@ -8,7 +8,7 @@ use ringmaster_proto::Generation;
 use ringmaster_proto::v1::worker_report::Body;
 use tokio::sync::Notify;
 
-/// The trainer thread's end; dropping it closes the box.
+/// The trainer thread's end, shared with what writes its checkpoints; dropping the last closes the box.
 pub(crate) struct Mailbox(Arc<Shared>);
 
 /// The agent's end.

@@ -13,6 +13,7 @@ use ringmaster_ring::RingListener;
 
 use crate::outbox::{Outbox, outbox};
 use crate::sample::Sampler;
+use crate::saver::Saver;
 use crate::session::{Command, Session};
 use crate::trainer::Trainer;
 use crate::{WorkerError, WorkerOptions, fingerprint};
@@ -148,6 +149,8 @@ fn build(
     let sampler = Sampler::new(held_out, spec.eval.sample_every, &spec.model, &autodiff);
     let ring_address = listener.local_addr();
     let (mailbox, outbox) = outbox();
+    let mailbox = Arc::new(mailbox);
+    let saver = Saver::new(root.clone(), runtime.clone(), Arc::clone(&mailbox));
     let session = Session {
         spec,
         corpus: Arc::new(corpus),
@@ -157,6 +160,7 @@ fn build(
         listener,
         trainer,
         sampler,
+        saver,
         runtime,
         mailbox,
         holds_state: false,

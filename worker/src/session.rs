@@ -18,11 +18,13 @@ use ringmaster_proto::{ErrorKind, Generation, Rank, RunSpec, Step, WorldSize};
 use ringmaster_ring::{self as ring, Abort, Ring, RingError, RingListener};
 use tokio::runtime::Handle;
 
+use crate::checkpoint::{self, Place};
 use crate::feeder::Feeder;
 use crate::outbox::Mailbox;
 use crate::sample::Sampler;
-use crate::trainer::{Membership, Trainer};
-use crate::{WorkerError, checkpoint, init, recovery};
+use crate::saver::{Saver, Snapshot};
+use crate::trainer::{Agreed, Membership, Trainer};
+use crate::{WorkerError, init, recovery};
 
 /// Pause before the last checkpoint is tried again.
 const STORE_WAIT: Duration = Duration::from_secs(1);
@@ -59,8 +61,9 @@ pub(crate) struct Session {
     pub(crate) listener: RingListener,
     pub(crate) trainer: Trainer,
     pub(crate) sampler: Sampler,
+    pub(crate) saver: Saver,
     pub(crate) runtime: Handle,
-    pub(crate) mailbox: Mailbox,
+    pub(crate) mailbox: Arc<Mailbox>,
     /// Whether the trainer's state is one of the run's, not just fresh memory.
     pub(crate) holds_state: bool,
 }
@@ -89,6 +92,7 @@ impl Session {
                 Command::Form(form, reins) => {
                     // The old links close before the new ones open.
                     drop(active.take());
+                    self.saver.give_up();
                     let generation = form.generation;
                     match self.form(form, reins) {
                         Ok(formed) => active = Some(formed),
@@ -154,6 +158,7 @@ impl Session {
             ring,
             abort,
             drain,
+            saving: self.saver.vote(),
         };
         Ok(Active {
             generation,
@@ -220,24 +225,17 @@ impl Session {
         loop {
             let span = tracing::info_span!("step", step = self.trainer.step_count());
             let _entered = span.enter();
-            let (done, boundary) = self.trainer.step(&mut feeder, &mut active.member)?;
-            tracing::debug!(loss = done.loss, seconds = done.step_seconds, "done");
-            let step = done.step;
+            let (done, agreed) = self.trainer.step(&mut feeder, &mut active.member)?;
+            let (loss, seconds, digest) = (done.loss, done.step_seconds, done.digest.clone());
             self.trainer.check_bad_rows(self.corpus.train.rows())?;
             self.report(active.generation, Body::StepDone(done));
-            if boundary != Boundary::Unspecified {
+            if agreed.boundary != Boundary::Unspecified {
+                tracing::debug!(loss, seconds, "done");
                 drop(feeder);
-                return self.reach(active, boundary);
+                return self.reach(active, agreed.boundary);
             }
-            if step.is_multiple_of(self.spec.checkpoint.every) {
-                match self.write_checkpoint(active) {
-                    // A store that is away delays a checkpoint, never the training.
-                    Err(error) if error.kind() == ErrorKind::Retry => {
-                        tracing::warn!("no checkpoint of this step: {error}");
-                    }
-                    written => written?,
-                }
-            }
+            let stalled = self.save_if_due(active, agreed, digest)?;
+            tracing::debug!(loss, seconds, stalled, "done");
             if active.rank.0 == 0
                 && let Some(sample) = self.sampler.next_if_due(&mut self.trainer, &self.corpus)?
             {
@@ -246,48 +244,62 @@ impl Session {
         }
     }
 
+    /// Begins a checkpoint if one is due. Returns for how long it kept the training waiting, seconds.
+    fn save_if_due(
+        &mut self,
+        active: &Active,
+        agreed: Agreed,
+        digest: String,
+    ) -> Result<f64, WorkerError> {
+        self.saver.check()?;
+        let step = self.trainer.step_count();
+        if !step.is_multiple_of(self.spec.checkpoint.every) {
+            return Ok(0.0);
+        }
+        if agreed.saving {
+            let why = self.saver.hindrance();
+            tracing::warn!("no checkpoint of step {step}: {why}");
+            return Ok(0.0);
+        }
+        self.save(active, digest)
+    }
+
+    /// Copies this rank's part of the state and begins to write it. `digest`: that of the state if it
+    /// was taken. Returns what the copy took, seconds.
+    fn save(&mut self, active: &Active, digest: String) -> Result<f64, WorkerError> {
+        let started = Instant::now();
+        let (state, layout) = self.trainer.state()?;
+        let place = Place {
+            generation: active.generation,
+            part: active.rank.0,
+            parts: active.world.0,
+        };
+        let snapshot = Snapshot::of(place, state, digest, layout);
+        self.saver.start(snapshot);
+        Ok(started.elapsed().as_secs_f64())
+    }
+
     /// Ends at an agreed boundary; one that ends the run writes a checkpoint first, and waits for a
     /// store that is away.
     fn reach(&mut self, active: &Active, boundary: Boundary) -> Result<(), WorkerError> {
         tracing::info!(step = self.trainer.step_count(), ?boundary, "boundary");
-        let mut saved = !matches!(boundary, Boundary::Stop | Boundary::Finished);
-        while !saved {
-            match self.write_checkpoint(active) {
-                Err(error) if error.kind() == ErrorKind::Retry => {
-                    tracing::warn!("the last checkpoint waits for the store: {error}");
-                    active.member.abort.check()?;
-                    std::thread::sleep(STORE_WAIT);
+        if matches!(boundary, Boundary::Stop | Boundary::Finished) {
+            let abort = &active.member.abort;
+            // What is nearly saved is worth something, should this process be killed next.
+            self.saver.settle(abort)?;
+            let digest = self.held()?.map_or_else(String::new, |held| held.digest);
+            self.save(active, digest.clone())?;
+            while let Err(error) = self.saver.wait(abort) {
+                abort.check()?;
+                if error.kind() != ErrorKind::Retry {
+                    return Err(error);
                 }
-                written => {
-                    written?;
-                    saved = true;
-                }
+                tracing::warn!("the last checkpoint waits for the store: {error}");
+                std::thread::sleep(STORE_WAIT);
+                self.save(active, digest.clone())?;
             }
         }
         self.report_fenced(active.generation, boundary);
-        Ok(())
-    }
-
-    fn write_checkpoint(&mut self, active: &Active) -> Result<(), WorkerError> {
-        let started = Instant::now();
-        let (state, layout) = self.trainer.state()?;
-        let digest = state.digest(layout);
-        let part = (active.rank.0, active.world.0);
-        let written = self.runtime.block_on(checkpoint::write_part(
-            &self.root,
-            active.generation,
-            part,
-            (state, &digest),
-            layout,
-        ))?;
-        let seconds = started.elapsed().as_secs_f64();
-        tracing::info!(
-            step = state.step,
-            bytes = written.bytes,
-            seconds,
-            "part written"
-        );
-        self.report(active.generation, Body::PartWritten(written));
         Ok(())
     }
 
@@ -303,6 +315,8 @@ impl Session {
     }
 
     fn report_fenced(&mut self, generation: Generation, boundary: Boundary) {
+        // A part of a generation that is over makes no checkpoint any more.
+        self.saver.give_up();
         // A state that cannot be read any more is as good as none.
         let held = self.held().unwrap_or_else(|error| {
             tracing::error!(%generation, "{error}");

@@ -27,6 +27,8 @@ pub(crate) struct Statistics {
     pub(crate) stop: i64,
     /// Ranks asked to end at this boundary for a new membership.
     pub(crate) reconfigure: i64,
+    /// Ranks whose part of an earlier checkpoint is still being written.
+    pub(crate) saving: i64,
 }
 
 impl Statistics {
@@ -103,7 +105,7 @@ impl Statistics {
 
     /// What is known afterwards.
     pub(crate) fn outcome(&self) -> Vec<i64> {
-        let others = [self.bad_values, self.stop, self.reconfigure];
+        let others = [self.bad_values, self.stop, self.reconfigure, self.saving];
         [&self.loss[..], &others].concat()
     }
 
@@ -118,7 +120,8 @@ impl Statistics {
     pub(crate) fn set_outcome(&mut self, sums: &[i64]) {
         let mut next = numbers(sums);
         self.loss = std::array::from_fn(|_| next());
-        (self.bad_values, self.stop, self.reconfigure) = (next(), next(), next());
+        (self.bad_values, self.stop) = (next(), next());
+        (self.reconfigure, self.saving) = (next(), next());
     }
 }
 
@@ -149,6 +152,8 @@ mod tests {
         }
         ranks[1].rows = 7;
         ranks[1].reconfigure = 1;
+        ranks[0].saving = 1;
+        ranks[1].saving = 1;
         let sum = |vector: fn(&Statistics) -> Vec<i64>| -> Vec<i64> {
             let [a, b] = [0, 1].map(|rank| vector(&ranks[rank]));
             a.iter().zip(&b).map(|(a, b)| a + b).collect()
@@ -157,6 +162,7 @@ mod tests {
         all.set_counts(&sum(Statistics::counts));
         all.set_outcome(&sum(Statistics::outcome));
         assert_eq!((all.rows, all.reconfigure, all.stop), (7, 1, 0));
+        assert_eq!(all.saving, 2);
         assert_eq!((all.bad_values, all.all_tokens()), (1, 12));
         let mut losses = [None; Objective::COUNT];
         losses[caption as usize] = Some(1.0);

@@ -1,6 +1,6 @@
 //! The training step alone, on inputs made up: what the device costs and what it could do.
 
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
@@ -110,6 +110,7 @@ impl StepBench {
             step: self.state.step,
             lanes: &self.lanes,
             asked: &AtomicI32::new(0),
+            saving: &AtomicBool::new(false),
         };
         let none = &mut Collective::default();
         let (all, taken) = self.engine.gradient(&work, own, none, &mut self.ring)?;

@@ -4,7 +4,7 @@
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -43,6 +43,17 @@ pub(crate) struct Membership {
     pub(crate) abort: Abort,
     /// The [`Boundary`] the coordinator asked for, 0 for none.
     pub(crate) drain: Arc<AtomicI32>,
+    /// Whether this rank still writes its part of an earlier checkpoint.
+    pub(crate) saving: Arc<AtomicBool>,
+}
+
+/// What the ranks agree on after a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Agreed {
+    /// Where they end, if they do.
+    pub(crate) boundary: Boundary,
+    /// Somebody still writes a part of an earlier checkpoint, so none begins here.
+    pub(crate) saving: bool,
 }
 
 impl Trainer {
@@ -123,18 +134,18 @@ impl Trainer {
         &mut self,
         feeder: &mut Feeder,
         member: &mut Membership,
-    ) -> Result<(StepDone, Boundary), WorkerError> {
+    ) -> Result<(StepDone, Agreed), WorkerError> {
         let started = Instant::now();
         let probabilities = self.state.sampling.probabilities();
         let input = feeder.next(&probabilities, &member.abort)?;
         let data_seconds = started.elapsed().as_secs_f64();
-        let (done, boundary) = self.learn(&input, member)?;
+        let (done, agreed) = self.learn(&input, member)?;
         let done = StepDone {
             data_seconds,
             step_seconds: started.elapsed().as_secs_f64(),
             ..done
         };
-        Ok((done, boundary))
+        Ok((done, agreed))
     }
 
     /// The step from its input on.
@@ -142,7 +153,7 @@ impl Trainer {
         &mut self,
         input: &StepInput,
         member: &mut Membership,
-    ) -> Result<(StepDone, Boundary), WorkerError> {
+    ) -> Result<(StepDone, Agreed), WorkerError> {
         let step = self.state.step;
         debug_assert_eq!(input.step.0, step);
         let probabilities = self.state.sampling.probabilities();
@@ -154,6 +165,7 @@ impl Trainer {
             step,
             lanes: &input.lanes,
             asked: &member.drain,
+            saving: &member.saving,
         };
         let (collective, ring) = (&mut member.collective, &mut member.ring);
         let arriving = ring.arriving();
@@ -166,7 +178,10 @@ impl Trainer {
         let norm = self.update(skipped, lr)?;
         let optimizer_seconds = started.elapsed().as_secs_f64();
         self.advance(&all, skipped);
-        let boundary = self.boundary(all);
+        let agreed = Agreed {
+            boundary: self.boundary(all),
+            saving: all.saving > 0,
+        };
 
         let done = StepDone {
             step: self.state.step,
@@ -188,7 +203,7 @@ impl Trainer {
             objectives: all.by_objective(&probabilities),
             ..StepDone::default()
         };
-        Ok((done, boundary))
+        Ok((done, agreed))
     }
 
     /// Whether more rows were refused than the run tolerates of a corpus of `rows` rows.

@@ -240,7 +240,7 @@ impl<'a> Sums<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::sync::atomic::AtomicI32;
+    use std::sync::atomic::{AtomicBool, AtomicI32};
 
     use burn::tensor::Device;
     use ringmaster_proto::RunSpec;
@@ -267,6 +267,7 @@ mod tests {
             step: 0,
             lanes: &lanes,
             asked: &AtomicI32::new(0),
+            saving: &AtomicBool::new(false),
         };
         [0, 1, 2].map(|pass| {
             if pass == 1 {

@@ -1,6 +1,6 @@
 //! One rank's part of a step, as an engine is given it.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use burn::tensor::Device;
 use ringmaster_model::flat::Layout;
@@ -25,6 +25,8 @@ pub(crate) struct Work<'a> {
     pub(crate) lanes: &'a [(Objective, MicroBatch)],
     /// The [`Boundary`] the coordinator asked for, 0 for none; read as late as it can be.
     pub(crate) asked: &'a AtomicI32,
+    /// Whether this rank's part of an earlier checkpoint is still being written; read as late.
+    pub(crate) saving: &'a AtomicBool,
 }
 
 /// What a step's gradient took, seconds.
@@ -51,7 +53,7 @@ impl Work<'_> {
         (batch, super::backward_pass(ops, self.device))
     }
 
-    /// Adds what the lanes came to, their losses in order, and this rank's vote.
+    /// Adds what the lanes came to, their losses in order, and this rank's votes.
     pub(super) fn outcome(&self, own: &mut Statistics, losses: &[f32], bad: u64) {
         for ((objective, _), loss) in self.lanes.iter().zip(losses) {
             own.add_loss(*objective, *loss);
@@ -60,5 +62,6 @@ impl Work<'_> {
         let asked = self.asked.load(Ordering::Acquire);
         own.stop = i64::from(asked == Boundary::Stop as i32);
         own.reconfigure = i64::from(asked == Boundary::Reconfigure as i32);
+        own.saving = i64::from(self.saving.load(Ordering::Acquire));
     }
 }

@@ -80,6 +80,7 @@ fn on_ring<T: Send>(world: u32, body: impl Fn(u32, Membership) -> T + Sync) -> V
             ring: Ring::form(listener, links, Options::default(), &abort).unwrap(),
             abort,
             drain: Arc::default(),
+            saving: Arc::default(),
         }
     };
     thread::scope(|scope| {

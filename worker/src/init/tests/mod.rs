@@ -10,6 +10,7 @@ use ringmaster_proto::{ErrorKind, Generation, Step};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::*;
+use crate::checkpoint::{Cut, Place};
 use crate::export::{Weights, export};
 use crate::optimizer::State;
 
@@ -70,9 +71,14 @@ async fn run_at(root: &Store, spec: &RunSpec, state: State) -> TrainedRun {
     let digest = state.digest(&layout);
     let mut parts = Vec::new();
     for part in 0..2 {
-        let written =
-            checkpoint::write_part(root, Generation(1), (part, 2), (&state, &digest), &layout);
-        let written = written.await.unwrap();
+        let place = Place {
+            generation: Generation(1),
+            part,
+            parts: 2,
+        };
+        let cut = Cut::of(place, &state, digest.clone(), &layout);
+        let (written, stored) = cut.encode().unwrap();
+        root.put(&written.key, stored).await.unwrap();
         let (key, bytes, blake3) = (written.key, written.bytes, written.blake3);
         parts.push(Part { key, bytes, blake3 });
     }
