@@ -26,7 +26,9 @@ mod writer;
 pub use admin::StatusView;
 pub use desk::{Desk, Write, Written};
 pub use error::CoordinatorError;
-pub use journal::{JournalError, RunHistory, checkpoints, history};
+pub use journal::{
+    JournalError, RunHistory, StoredCheckpoints, checkpoints, history, stored_checkpoints,
+};
 pub use metrics_log::{ObjectiveLine, StepLine};
 pub use record::CorpusFacts;
 pub use run::Timing;

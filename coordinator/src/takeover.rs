@@ -10,7 +10,7 @@ use crate::desk::Desk;
 use crate::error::CoordinatorError;
 use crate::journal::{Journal, RunHistory, StoredCheckpoints, replay, stored_checkpoints};
 use crate::record::{Committed, CorpusFacts, Held, Record};
-use crate::run::Recovered;
+use crate::run::{Damaged, Recovered};
 
 /// Takes over the run below `root`, or creates it. From here on every earlier coordinator fails its
 /// next write.
@@ -55,11 +55,13 @@ pub async fn take_over(
             .orphans
             .retain(|folder| !keys::is_checkpoint_of(folder, record.generation));
     }
+    let damaged = stored.broken.clone();
     let checkpoints = usable(spec, stored, root).await?;
     let recovered = match history {
         None => Recovered {
             term,
             checkpoints,
+            damaged,
             ..Default::default()
         },
         Some(history) => Recovered {
@@ -67,6 +69,7 @@ pub async fn take_over(
             generation: history.last.map_or(Generation(0), |last| last.generation),
             lineage: history.lineage,
             checkpoints,
+            damaged,
             fingerprint: history.fingerprint,
             adopt,
             distrusted: history.distrusted,
@@ -156,7 +159,7 @@ async fn usable(
     stored: StoredCheckpoints,
     root: &Store,
 ) -> Result<Vec<Committed>, CoordinatorError> {
-    for (folder, reason) in &stored.broken {
+    for Damaged { folder, reason } in &stored.broken {
         tracing::warn!(%folder, %reason, "checkpoint is not used");
     }
     for folder in &stored.orphans {

@@ -89,6 +89,10 @@ pub(crate) fn report(report: &WorkerReport) -> Result<(), String> {
             hash("a part's blake3", &written.blake3)?;
             text("a part's key", &written.key)
         }
+        Some(Body::CheckpointDamaged(damaged)) => {
+            text("a checkpoint's key", &damaged.key)?;
+            text("reason", &damaged.reason)
+        }
         Some(Body::Draining(draining)) => text("reason", &draining.reason),
         Some(Body::Failed(failed)) => text("message", &failed.message),
         Some(Body::Sample(sample)) => {

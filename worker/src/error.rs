@@ -40,13 +40,21 @@ pub enum WorkerError {
     Ring(#[from] RingError),
     /// A checkpoint is not what its manifest says.
     #[error(
-        "checkpoint {key}: {reason}; an older one may verify: see `ringmaster checkpoint list`"
+        "checkpoint {key}: {reason}; an older one may verify: see `ringmaster checkpoint verify`"
     )]
     Checkpoint {
         /// Object that was read.
         key: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The checkpoint of a resume point is not one; the coordinator knows of others.
+    #[error("checkpoint {key} cannot be resumed: {source}")]
+    Unresumable {
+        /// Key of its manifest.
+        key: String,
+        /// What is wrong with it.
+        source: Box<WorkerError>,
     },
     /// A checkpoint cannot be exported there.
     #[error("export to {out}: {reason}")]
@@ -110,6 +118,7 @@ impl WorkerError {
             Self::Coordinator { kind, .. } => *kind,
             Self::RunFailed(_)
             | Self::Checkpoint { .. }
+            | Self::Unresumable { .. }
             | Self::Initial { .. }
             | Self::Evaluation(_)
             | Self::BadRows { .. } => ErrorKind::Data,

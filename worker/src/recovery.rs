@@ -1,11 +1,14 @@
 //! Obtaining the state at a generation's resume point: drawn from the seed, kept, copied from a peer
 //! over the new ring, or loaded from a checkpoint.
 
+use ringmaster_dataset::Store;
 use ringmaster_model::flat::Layout;
+use ringmaster_proto::ErrorKind;
 use ringmaster_proto::v1::{Origin, Resume};
 use ringmaster_ring::{Ring, Tag};
 
 use crate::WorkerError;
+use crate::checkpoint;
 use crate::optimizer::State;
 
 /// Where a copy of the state is stamped in the ring's frames.
@@ -24,6 +27,33 @@ pub(crate) fn copy_from_peer(
     ring.broadcast(tag, resume.root_rank as usize, &mut bytes)?;
     from_bytes(&bytes, state);
     verify(state, layout, resume)
+}
+
+/// Loads the state from the checkpoint of the resume point, and verifies it.
+///
+/// # Errors
+/// [`WorkerError::Unresumable`] if that is not what is stored; anything else may pass.
+pub(crate) async fn load(
+    root: &Store,
+    layout: &Layout,
+    resume: &Resume,
+) -> Result<State, WorkerError> {
+    let key = &resume.checkpoint_key;
+    let loaded = async {
+        let manifest = checkpoint::read_manifest(root, key).await?;
+        let state = checkpoint::load(root, &manifest, layout).await?;
+        verify(&state, layout, resume)?;
+        Ok(state)
+    };
+    loaded
+        .await
+        .map_err(|error: WorkerError| match error.kind() {
+            ErrorKind::Data | ErrorKind::Rejoin => WorkerError::Unresumable {
+                key: key.clone(),
+                source: Box::new(error),
+            },
+            _ => error,
+        })
 }
 
 /// Refuses a state that is not the one announced.

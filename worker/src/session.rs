@@ -18,7 +18,7 @@ use ringmaster_proto::{ErrorKind, Generation, Rank, RunSpec, Step, WorldSize};
 use ringmaster_ring::{self as ring, Abort, Ring, RingError, RingListener};
 use tokio::runtime::Handle;
 
-use crate::checkpoint::{self, Place};
+use crate::checkpoint::Place;
 use crate::feeder::Feeder;
 use crate::outbox::Mailbox;
 use crate::sample::Sampler;
@@ -193,13 +193,8 @@ impl Session {
                 recovery::verify(state, layout, resume)?;
             }
             Origin::Checkpoint => {
-                let state = self.runtime.block_on(async {
-                    let manifest =
-                        checkpoint::read_manifest(&self.root, &resume.checkpoint_key).await?;
-                    checkpoint::load(&self.root, &manifest, &trainer.layout).await
-                })?;
-                recovery::verify(&state, &trainer.layout, resume)?;
-                trainer.adopt(state);
+                let loaded = recovery::load(&self.root, &trainer.layout, resume);
+                trainer.adopt(self.runtime.block_on(loaded)?);
             }
             Origin::Unspecified => {
                 return Err(WorkerError::Internal(
@@ -344,6 +339,13 @@ impl Session {
                 Body::LinkLost(v1::LinkLost {
                     accused_rank: ring.accused().map_or(own, |rank| rank as u32),
                     reason: error.to_string(),
+                })
+            }
+            WorkerError::Unresumable { key, source } => {
+                tracing::error!(%generation, "{error}");
+                Body::CheckpointDamaged(v1::CheckpointDamaged {
+                    key: key.clone(),
+                    reason: source.to_string(),
                 })
             }
             _ => {

@@ -8,6 +8,7 @@ use ringmaster_proto::{Generation, Step, Term, keys};
 
 use super::{JournalError, read};
 use crate::record::{CorpusFacts, GenerationRecord, Held, Record};
+use crate::run::Damaged;
 
 /// A run, as its journal tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,16 +113,17 @@ pub async fn checkpoints(root: &Store) -> Result<Vec<CheckpointManifest>, Journa
 
 /// What lies below the checkpoints' prefix.
 #[derive(Debug, Default)]
-pub(crate) struct StoredCheckpoints {
+pub struct StoredCheckpoints {
     /// Usable, oldest first.
-    pub(crate) complete: Vec<CheckpointManifest>,
+    pub complete: Vec<CheckpointManifest>,
     /// Not usable though there is a manifest, and why.
-    pub(crate) broken: Vec<(String, String)>,
+    pub broken: Vec<Damaged>,
     /// Folders without a manifest: saves that never became checkpoints.
-    pub(crate) orphans: Vec<String>,
+    pub orphans: Vec<String>,
 }
 
-pub(crate) async fn stored_checkpoints(root: &Store) -> Result<StoredCheckpoints, JournalError> {
+/// Every checkpoint below `root`, and what is left of others. What is in the parts is not read.
+pub async fn stored_checkpoints(root: &Store) -> Result<StoredCheckpoints, JournalError> {
     let entries = root.list(keys::CHECKPOINTS).await?;
     let sizes: BTreeMap<&str, u64> = entries.iter().map(|e| (e.key.as_str(), e.bytes)).collect();
     let folder = |entry: &Entry| {
@@ -140,7 +142,7 @@ pub(crate) async fn stored_checkpoints(root: &Store) -> Result<StoredCheckpoints
         }
         match usable(&root.get(&key).await?, &sizes) {
             Ok(manifest) => stored.complete.push(manifest),
-            Err(reason) => stored.broken.push((folder, reason)),
+            Err(reason) => stored.broken.push(Damaged { folder, reason }),
         }
     }
     stored

@@ -19,8 +19,8 @@ use ulid::Ulid;
 use crate::record::Record;
 use envelope::Envelope;
 
-pub use history::{RunHistory, checkpoints, history};
-pub(crate) use history::{StoredCheckpoints, replay, stored_checkpoints};
+pub(crate) use history::replay;
+pub use history::{RunHistory, StoredCheckpoints, checkpoints, history, stored_checkpoints};
 
 /// How many records are read at once.
 const READS_IN_FLIGHT: usize = 16;

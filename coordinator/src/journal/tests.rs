@@ -176,5 +176,5 @@ async fn a_checkpoint_without_all_its_parts_is_none() {
         [10]
     );
     assert_eq!((stored.broken.len(), stored.orphans.len()), (1, 1));
-    assert!(stored.broken[0].1.contains("has 8 bytes, not 9"));
+    assert!(stored.broken[0].reason.contains("has 8 bytes, not 9"));
 }

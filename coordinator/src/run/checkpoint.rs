@@ -83,16 +83,47 @@ pub(super) struct Checkpoints {
     collecting: BTreeMap<Held, BTreeMap<u32, Part>>,
     committing: Vec<Held>,
     committed: Vec<Committed>,
+    damaged: Vec<Damaged>,
+}
+
+/// A checkpoint that is not what its manifest says, so that nothing resumes from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Its folder below the run's root.
+    pub folder: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 impl Checkpoints {
     /// Starts from what is in the store.
-    pub(super) fn new(committed: Vec<Committed>) -> Self {
+    pub(super) fn new(committed: Vec<Committed>, damaged: Vec<Damaged>) -> Self {
         Self {
             collecting: BTreeMap::new(),
             committing: Vec::new(),
             committed,
+            damaged,
         }
+    }
+
+    /// Those that are known to be damaged.
+    pub(super) fn damaged(&self) -> &[Damaged] {
+        &self.damaged
+    }
+
+    /// A worker could not verify the checkpoint with this manifest key: it is no longer resumed.
+    /// Returns it, unless that is known. It stays in the store, for people to look at.
+    pub(super) fn distrust(&mut self, key: &str, reason: &str) -> Option<Committed> {
+        let at = self
+            .committed
+            .iter()
+            .position(|committed| committed.manifest_key() == key)?;
+        let committed = self.committed.remove(at);
+        self.damaged.push(Damaged {
+            folder: committed.folder.clone(),
+            reason: reason.to_owned(),
+        });
+        Some(committed)
     }
 
     /// Every checkpoint, oldest first.
@@ -235,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_names_parts_of_one_generation_step_and_digest_only() {
-        let mut checkpoints = Checkpoints::new(Vec::new());
+        let mut checkpoints = Checkpoints::new(Vec::new(), Vec::new());
         let generation = Generation(3);
         let mut collect = |w: &v1::PartWritten| checkpoints.collect(generation, 2, w);
         assert_eq!(collect(&written("aa", 10, 0, 3)), Ok(None));

@@ -87,6 +87,34 @@ impl RunMachine {
         self.fence(now, reason, "link");
     }
 
+    /// A member cannot resume from the generation's checkpoint. It is a matter of the store, not of the
+    /// worker: nobody resumes from it any more, and the next generation starts from an older one.
+    pub(super) fn on_damaged(
+        &mut self,
+        now: Millis,
+        id: &WorkerId,
+        damaged: &v1::CheckpointDamaged,
+    ) {
+        // Every member finds the same; the first has said it.
+        if !self.phase.running() {
+            return;
+        }
+        let (who, why) = (self.named(id), &damaged.reason);
+        let Some(gone) = self.checkpoints.distrust(&damaged.key, why) else {
+            let reason = format!("{who} cannot resume from {}: {why}", damaged.key);
+            return self.fence(now, reason, "checkpoint");
+        };
+        let step = gone.state.step;
+        let next = match self.lineage.newest(self.checkpoints.committed()) {
+            Some(older) => format!("that of step {} is next", older.state.step),
+            None => "there is no older one".to_owned(),
+        };
+        let found = format!("the checkpoint of step {step} is damaged; {next}; {who}: {why}");
+        self.log(Level::Error, found);
+        let reason = format!("the checkpoint of step {step} is damaged: {why}");
+        self.fence(now, reason, "checkpoint");
+    }
+
     /// A worker applies nothing more in `generation`.
     pub(super) fn on_fenced(
         &mut self,

@@ -119,6 +119,19 @@ impl RunMachine {
 
     /// Asks for the record of the next generation. Nobody hears of it before it is durable.
     fn propose(&mut self, now: Millis, chosen: &[WorkerId], point: ResumePoint, why: &str) {
+        let damaged = self.checkpoints.damaged();
+        if point.origin == Origin::Initial && !damaged.is_empty() {
+            // To start over is not this program's to decide: somebody may have a copy.
+            let all = damaged
+                .iter()
+                .map(|damaged| format!("{} ({})", damaged.folder, damaged.reason));
+            let message = format!(
+                "no checkpoint of this run can be resumed, and no worker holds a state: {}; restore \
+                 one of them, or start over with --fresh",
+                all.collect::<Vec<_>>().join("; ")
+            );
+            return self.fail(ErrorKind::Data, message);
+        }
         let candidates = self
             .ready()
             .filter(|(id, _)| chosen.contains(id))

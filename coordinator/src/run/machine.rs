@@ -83,7 +83,7 @@ impl RunMachine {
             phase: Phase::Gathering { window_ends: None },
             reason: "no worker has attended yet".to_owned(),
             lineage,
-            checkpoints: Checkpoints::new(recovered.checkpoints),
+            checkpoints: Checkpoints::new(recovered.checkpoints, recovered.damaged),
             steps: StepLog::new(logged),
             digests: Digests::default(),
             forget: recovered.distrusted.contains(&recovered.generation),

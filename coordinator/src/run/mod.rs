@@ -57,6 +57,7 @@ use ringmaster_proto::{ErrorKind, Generation, RunSpec, Step, Term};
 
 use crate::record::{Committed, CorpusFacts, GenerationRecord, Held};
 
+pub use checkpoint::Damaged;
 pub use event::{Effect, Event, Level, Measure, Session};
 pub use machine::RunMachine;
 
@@ -141,6 +142,8 @@ pub struct Recovered {
     pub lineage: Vec<(Generation, Step)>,
     /// Checkpoints that are complete in the store, ascending.
     pub checkpoints: Vec<Committed>,
+    /// Those that have a manifest and cannot be resumed.
+    pub damaged: Vec<Damaged>,
     /// Fingerprint of the run's workers, if a generation was recorded.
     pub fingerprint: Option<String>,
     /// The last recorded generation, if its workers may still train.

@@ -50,6 +50,9 @@ impl RunMachine {
                 self.on_formed(now, id, Held::from(&held));
             }
             Some(Body::LinkLost(lost)) if member => self.on_link_lost(now, id, &lost),
+            Some(Body::CheckpointDamaged(damaged)) if member => {
+                self.on_damaged(now, id, &damaged);
+            }
             Some(Body::StepDone(done)) if member => self.on_step_done(now, id, done),
             Some(Body::StepDone(done)) => self.on_past_step(Generation(report.generation), &done),
             Some(Body::PartWritten(written)) if member => self.on_part_written(id, &written),

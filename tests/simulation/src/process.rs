@@ -41,8 +41,8 @@ pub(crate) enum Happening {
     Completes(u64),
     /// A link of the ring is gone; the rank behind it.
     LosesLink(u64, u32),
-    /// A part of a checkpoint is written; the boundary it was written for.
-    Wrote(u64, v1::Boundary),
+    /// A part of a checkpoint of that state is written; the boundary it was written for.
+    Wrote(u64, v1::Boundary, State),
 }
 
 /// One worker process.
@@ -128,7 +128,9 @@ impl World {
             Happening::Contributes(generation) => self.contributes(id, generation),
             Happening::Completes(generation) => self.completes(id, generation),
             Happening::LosesLink(generation, accused) => self.loses_link(id, generation, accused),
-            Happening::Wrote(generation, boundary) => self.wrote(id, generation, boundary),
+            Happening::Wrote(generation, boundary, state) => {
+                self.wrote(id, generation, boundary, state);
+            }
         }
     }
 

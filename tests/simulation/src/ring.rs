@@ -15,6 +15,19 @@ pub(crate) struct Reduced {
     pub(crate) sum: u64,
     /// The furthest boundary that any rank proposed.
     pub(crate) boundary: Boundary,
+    /// Whether any rank was still writing its part of a checkpoint.
+    pub(crate) saving: bool,
+}
+
+/// What one rank adds to a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// Of the sum.
+    pub(crate) sum: u64,
+    /// The boundary it proposes.
+    pub(crate) proposes: Boundary,
+    /// Whether it still writes its part of a checkpoint.
+    pub(crate) saving: bool,
 }
 
 /// One ring. Rings are told apart by generation and addresses, as the handshake does.
@@ -26,7 +39,7 @@ pub(crate) struct Ring {
     pub(crate) members: BTreeMap<u32, ProcessId>,
     /// Rank that broke it, if one did.
     pub(crate) broken: Option<u32>,
-    contributed: BTreeMap<u32, (u64, Boundary)>,
+    contributed: BTreeMap<u32, Share>,
 }
 
 impl Ring {
@@ -51,26 +64,22 @@ impl Ring {
     }
 
     /// A rank contributes to the step under way. Once all have, what it came to.
-    pub(crate) fn contribute(
-        &mut self,
-        rank: u32,
-        sum: u64,
-        proposes: Boundary,
-    ) -> Option<Reduced> {
-        self.contributed.insert(rank, (sum, proposes));
+    pub(crate) fn contribute(&mut self, rank: u32, share: Share) -> Option<Reduced> {
+        self.contributed.insert(rank, share);
         if self.contributed.len() < self.form.addresses.len() {
             return None;
         }
         let all = std::mem::take(&mut self.contributed);
-        let proposed = |boundary| all.values().any(|(_, proposed)| *proposed == boundary);
+        let proposed = |boundary| all.values().any(|share| share.proposes == boundary);
         let boundary = [Boundary::Stop, Boundary::Reconfigure]
             .into_iter()
             .find(|boundary| proposed(*boundary));
         Some(Reduced {
             sum: all
                 .values()
-                .fold(0, |sum, (part, _)| sum.wrapping_add(*part)),
+                .fold(0, |sum, share| sum.wrapping_add(share.sum)),
             boundary: boundary.unwrap_or_default(),
+            saving: all.values().any(|share| share.saving),
         })
     }
 }

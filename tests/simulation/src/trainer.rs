@@ -10,7 +10,7 @@ use ringmaster_proto::{ErrorKind, Generation, Step, keys};
 use crate::Sabotage;
 use crate::oracle::{State, contribution, loss};
 use crate::process::Happening;
-use crate::ring::{Reduced, Ring};
+use crate::ring::{Reduced, Ring, Share};
 use crate::world::{Ms, ProcessId, World};
 
 /// How long a rank waits for the others to come.
@@ -28,6 +28,8 @@ pub(crate) struct Active {
     formed: bool,
     start: bool,
     started: bool,
+    /// A part of a checkpoint is being written while the training goes on.
+    saving: bool,
     /// Nothing is computed any more until a fence or a new generation.
     over: bool,
     /// The sum that has arrived or is about to.
@@ -60,6 +62,7 @@ impl World {
             formed: false,
             start: false,
             started: false,
+            saving: false,
             over: false,
             pending: None,
         });
@@ -215,7 +218,8 @@ impl World {
         let Some(active) = self.active(id, generation) else {
             return;
         };
-        let (rank, proposes, ring) = (active.form.rank.0, active.proposes, active.ring);
+        let (rank, ring) = (active.form.rank.0, active.ring);
+        let (proposes, saving) = (active.proposes, active.saving);
         let ring = &mut self.rings[ring];
         if ring.broken.is_some() {
             return;
@@ -227,7 +231,12 @@ impl World {
             state.digest
         };
         let sum = contribution(state.step, lanes, rank, ring.world()).wrapping_add(spoiled);
-        let Some(reduced) = ring.contribute(rank, sum, proposes) else {
+        let share = Share {
+            sum,
+            proposes,
+            saving,
+        };
+        let Some(reduced) = ring.contribute(rank, share) else {
             return;
         };
         for member in ring.members.clone().into_values() {
@@ -255,15 +264,19 @@ impl World {
         let Some(boundary) = self.apply(id, generation, reduced) else {
             return;
         };
-        let step = self.processes[id.0].state.map_or(0, |state| state.step);
         if boundary != Boundary::Unspecified {
-            self.reach(id, generation, boundary);
-        } else if step.is_multiple_of(self.plan.checkpoint_every) {
-            let delay = self.random.within(20..800);
-            self.happens(delay, id, Happening::Wrote(generation, boundary));
-        } else {
-            self.compute(id, generation);
+            return self.reach(id, generation, boundary);
         }
+        let state = self.processes[id.0].state;
+        let due = |state: &State| state.step.is_multiple_of(self.plan.checkpoint_every);
+        if let Some(state) = state.filter(due).filter(|_| !reduced.saving) {
+            let delay = self.random.within(20..3_000);
+            self.happens(delay, id, Happening::Wrote(generation, boundary, state));
+            if let Some(active) = self.active(id, generation) {
+                active.saving = true;
+            }
+        }
+        self.compute(id, generation);
     }
 
     /// The update: nothing stops it once it has begun. Returns the boundary the ranks agreed on.
@@ -298,9 +311,10 @@ impl World {
 
     /// A boundary that all ranks agreed on; one that ends the run writes a checkpoint first.
     fn reach(&mut self, id: ProcessId, generation: u64, boundary: Boundary) {
-        if matches!(boundary, Boundary::Stop | Boundary::Finished) {
+        let ends = matches!(boundary, Boundary::Stop | Boundary::Finished);
+        if let Some(state) = self.processes[id.0].state.filter(|_| ends) {
             let delay = self.random.within(20..800);
-            return self.happens(delay, id, Happening::Wrote(generation, boundary));
+            return self.happens(delay, id, Happening::Wrote(generation, boundary, state));
         }
         self.ends_at(id, generation, boundary);
     }
@@ -327,14 +341,22 @@ impl World {
         self.report(id, Generation(generation), Body::Fenced(fenced));
     }
 
-    /// A part of a checkpoint is written, or cannot be.
-    pub(crate) fn wrote(&mut self, id: ProcessId, generation: u64, boundary: Boundary) {
-        let Some(state) = self.processes[id.0].state else {
+    /// A part of a checkpoint is written, or cannot be. One that is written behind the training may be
+    /// told though the generation is over here.
+    pub(crate) fn wrote(
+        &mut self,
+        id: ProcessId,
+        generation: u64,
+        boundary: Boundary,
+        state: State,
+    ) {
+        let ends = boundary != Boundary::Unspecified;
+        let active = self.processes[id.0].active.as_mut();
+        let active = active.filter(|active| active.form.generation.0 == generation);
+        let Some(active) = active.filter(|active| !(ends && active.over)) else {
             return;
         };
-        let Some(active) = self.active(id, generation) else {
-            return;
-        };
+        active.saving = false;
         let (part, parts) = (active.form.rank.0, active.form.addresses.len() as u32);
         let folder = keys::checkpoint(Generation(generation), Step(state.step), &state.hex());
         let key = keys::checkpoint_part(&folder, part, parts);
@@ -349,17 +371,16 @@ impl World {
             blake3: blake3::hash(&bytes).to_hex().to_string(),
         };
         let put = self.root.put(&key, bytes.into()).now_or_never();
-        match (put, boundary) {
-            (Some(Ok(())), _) => {
-                self.report(id, Generation(generation), Body::PartWritten(written));
-            }
+        match put {
+            Some(Ok(())) => self.report(id, Generation(generation), Body::PartWritten(written)),
             // A store that is away delays a checkpoint, never the training.
-            (_, Boundary::Unspecified) => {}
-            _ => return self.happens(500, id, Happening::Wrote(generation, boundary)),
+            _ if !ends => {}
+            _ => {
+                let again = Happening::Wrote(generation, boundary, state);
+                return self.happens(500, id, again);
+            }
         }
-        if boundary == Boundary::Unspecified {
-            self.compute(id, generation);
-        } else {
+        if ends {
             self.ends_at(id, generation, boundary);
         }
     }

@@ -204,7 +204,8 @@ impl Agent {
                 Body::Formed(_) => running.formed = true,
                 Body::StepDone(done) => running.step = done.step,
                 Body::Fenced(_) => running.ended = true,
-                Body::LinkLost(_) => {
+                // Either way the coordinator fences, unless it has dropped this worker.
+                Body::LinkLost(_) | Body::CheckpointDamaged(_) => {
                     self.broken_at.get_or_insert(now);
                 }
                 _ => {}

@@ -273,7 +273,7 @@ fn place(
 }
 
 /// The parameters of a model, by shape.
-pub(crate) fn layout(model: &ModelSpec) -> Result<Layout, WorkerError> {
+pub fn layout(model: &ModelSpec) -> Result<Layout, WorkerError> {
     let device = DeviceChoice::Cpu.resolve()?;
     Ok(flat::layout(&Model::blank(model, &device)))
 }

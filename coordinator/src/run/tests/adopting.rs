@@ -34,6 +34,7 @@ impl Net {
             adopt: adopt.then(|| self.last_generation().clone()),
             distrusted: self.distrusted(),
             logged: Step(self.lines.last().map_or(0, |line| line.step)),
+            ..Default::default()
         };
         self.machine = RunMachine::new(config(overrides), recovered);
         self.now = Millis(0);
