@@ -52,6 +52,11 @@ pub fn is_checkpoint_of(folder: &str, generation: Generation) -> bool {
     folder.contains(&format!("-gen-{:06}-", generation.0))
 }
 
+/// Whether `folder` is a checkpoint of the state at `step`.
+pub fn is_checkpoint_at(folder: &str, step: Step) -> bool {
+    folder.contains(&format!("/step-{:012}-gen-", step.0))
+}
+
 /// One part of a checkpoint in `folder`.
 pub fn checkpoint_part(folder: &str, part: u32, parts: u32) -> String {
     format!("{folder}/part-{part:05}-of-{parts:05}.safetensors")

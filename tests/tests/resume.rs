@@ -147,6 +147,54 @@ fn everything_dies_with_a_killed_supervisor_and_the_run_is_still_resumable() {
     assert_resumes_to(expected, &sandbox);
 }
 
+/// One flipped bit: the run goes on from the checkpoint before, says so, and ends where it would have
+/// ended.
+#[test]
+fn a_damaged_checkpoint_is_given_up_for_the_one_before() {
+    let expected = undisturbed();
+    let sandbox = Sandbox::new(RINGMASTER);
+    let often = TRAIN.iter().chain(&["--set", "checkpoint.every=10"]);
+    let mut process = sandbox.start(often);
+    Watch::open(&mut process, &sandbox.run_folder(SMALL)).wait_for_step(60);
+    process.signal(Signal::SIGINT);
+    process.finish().stopped();
+    let verify = ["checkpoint", "verify", SMALL, "--output", "json"];
+    let whole = sandbox.run(verify).succeeded().stdout;
+    assert!(whole.len() > 1, "something to fall back to: {whole:?}");
+
+    let folders = std::fs::read_dir(sandbox.run_folder(SMALL).join("checkpoints")).unwrap();
+    let newest = folders.map(|entry| entry.unwrap().path()).max().unwrap();
+    let part = newest.join("part-00001-of-00002.safetensors");
+    let mut bytes = std::fs::read(&part).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    let found = sandbox.run(verify);
+    let sentence = found.refused(ErrorKind::Data.exit_code().into());
+    assert!(sentence.starts_with("1 of "), "{sentence}");
+    let name = newest.file_name().unwrap().to_str().unwrap();
+    let told = found
+        .stdout
+        .iter()
+        .filter(|line| line.contains("\"verified\":false"));
+    let told: Vec<_> = told.collect();
+    assert!(told.len() == 1 && told[0].contains(name), "{told:?}");
+
+    let finished = sandbox.run(TRAIN).succeeded();
+    let logs = std::fs::read_dir(sandbox.run_folder(SMALL).join("logs")).unwrap();
+    let logs = logs.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    let said = logs.collect::<String>();
+    let step: u64 = name["step-".len()..]
+        .split('-')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let sentence = format!("the checkpoint of step {step} is damaged");
+    assert!(said.contains(&sentence), "{said}");
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
+}
+
 #[test]
 fn training_a_live_run_is_refused_and_says_where_it_is() {
     let mut sandbox = Sandbox::new(RINGMASTER);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ringmaster_proto::checkpoint::{CheckpointManifest, FORMAT_VERSION, Part};
+use ringmaster_proto::spec::CheckpointSpec;
 use ringmaster_proto::{Generation, Step, keys, v1};
 
 use super::resume::survived;
@@ -44,24 +45,24 @@ impl Lineage {
         alive.max_by_key(|c| (c.state.step, c.generation))
     }
 
-    /// Which checkpoints to delete: all but the `keep` newest on the surviving past. Never the
-    /// last one, whatever its past.
-    pub(super) fn expired(&self, checkpoints: &[Committed], keep: usize) -> Vec<Committed> {
+    /// Which checkpoints to delete: all but the newest on the surviving past, and those that are kept
+    /// for ever. Never the last one, whatever its past.
+    pub(super) fn expired(
+        &self,
+        checkpoints: &[Committed],
+        spec: &CheckpointSpec,
+    ) -> Vec<Committed> {
+        let survived = |c: &Committed| survived(&self.0, c.generation, c.state.step);
         let mut ranked: Vec<&Committed> = checkpoints.iter().collect();
-        ranked.sort_by_key(|c| {
-            (
-                survived(&self.0, c.generation, c.state.step),
-                c.state.step,
-                c.generation,
-            )
-        });
-        let alive = ranked
-            .iter()
-            .filter(|c| survived(&self.0, c.generation, c.state.step))
-            .count();
-        let kept = keep.min(alive).max(1).min(ranked.len());
-        ranked[..ranked.len() - kept]
-            .iter()
+        ranked.sort_by_key(|c| (survived(c), c.state.step, c.generation));
+        let alive = ranked.iter().filter(|c| survived(c)).count();
+        let newest = (spec.keep as usize).min(alive).max(1).min(ranked.len());
+        let for_ever = |c: &Committed| {
+            spec.keep_every > 0 && c.state.step.0.is_multiple_of(spec.keep_every) && survived(c)
+        };
+        let older = ranked[..ranked.len() - newest].iter();
+        older
+            .filter(|c| !for_ever(c))
             .map(|c| (*c).clone())
             .collect()
     }
@@ -187,8 +188,8 @@ impl Checkpoints {
     }
 
     /// Forgets those that retention gives up, and returns them.
-    pub(super) fn expire(&mut self, lineage: &Lineage, keep: usize) -> Vec<Committed> {
-        let expired = lineage.expired(&self.committed, keep);
+    pub(super) fn expire(&mut self, lineage: &Lineage, spec: &CheckpointSpec) -> Vec<Committed> {
+        let expired = lineage.expired(&self.committed, spec);
         self.committed.retain(|kept| !expired.contains(kept));
         expired
     }
@@ -298,19 +299,50 @@ mod tests {
         assert_eq!(keys, expected);
     }
 
+    fn keeping(keep: u32, keep_every: u64) -> CheckpointSpec {
+        CheckpointSpec {
+            every: 1,
+            keep,
+            keep_every,
+        }
+    }
+
+    #[test]
+    fn what_is_kept_for_ever_is_kept_besides_the_newest() {
+        let lineage = Lineage::new(vec![(Generation(1), Step(0)), (Generation(2), Step(25))]);
+        let steps = [
+            (1, 10),
+            (1, 20),
+            (1, 30),
+            (2, 30),
+            (2, 40),
+            (2, 50),
+            (2, 60),
+        ];
+        let all = steps.map(|(generation, step)| checkpoint(generation, step));
+        let gone = lineage.expired(&all, &keeping(1, 20));
+        let gone: Vec<_> = gone
+            .iter()
+            .map(|c| (c.generation.0, c.state.step.0))
+            .collect();
+        // Step 30 of generation 1 never happened.
+        assert_eq!(gone, [(1, 30), (1, 10), (2, 30), (2, 50)]);
+        assert_eq!(lineage.expired(&all, &keeping(1, 10)), [all[2].clone()]);
+    }
+
     #[test]
     fn retention_never_deletes_the_last() {
         let lineage = Lineage::new(vec![(Generation(1), Step(0)), (Generation(2), Step(5))]);
         let off_lineage = checkpoint(1, 10);
         assert!(
             lineage
-                .expired(std::slice::from_ref(&off_lineage), 1)
+                .expired(std::slice::from_ref(&off_lineage), &keeping(1, 0))
                 .is_empty()
         );
-        assert!(lineage.expired(&[], 1).is_empty());
+        assert!(lineage.expired(&[], &keeping(1, 0)).is_empty());
         for keep in 0..4 {
             let all = [checkpoint(2, 10), checkpoint(2, 20)];
-            assert!(lineage.expired(&all, keep).len() < all.len());
+            assert!(lineage.expired(&all, &keeping(keep, 0)).len() < all.len());
         }
     }
 
@@ -323,7 +355,7 @@ mod tests {
             checkpoint(2, 16),
             checkpoint(2, 18),
         ];
-        let gone = lineage.expired(&all, 2);
+        let gone = lineage.expired(&all, &keeping(2, 0));
         assert_eq!(gone, [checkpoint(1, 20), checkpoint(1, 10)]);
     }
 

@@ -216,8 +216,8 @@ impl RunMachine {
             .push(Effect::Publish(v1::watch_run_response::Event::Checkpoint(
                 event,
             )));
-        let keep = self.config.spec.checkpoint.keep as usize;
-        for expired in self.checkpoints.expire(&self.lineage, keep) {
+        let spec = &self.config.spec.checkpoint;
+        for expired in self.checkpoints.expire(&self.lineage, spec) {
             self.effects.push(Effect::DeleteCheckpoint(expired.folder));
         }
         self.record_end();

@@ -288,6 +288,9 @@ pub struct CheckpointSpec {
     pub every: u64,
     /// How many of the newest are kept.
     pub keep: u32,
+    /// Besides, those of every that many steps are kept for ever; 0: none.
+    #[serde(default)]
+    pub keep_every: u64,
 }
 
 /// `[eval]`

@@ -232,6 +232,13 @@ impl RunSpec {
             "checkpoint.keep",
             0,
             "must be at least 1",
+        )?;
+        let kept = self.checkpoint.keep_every;
+        require(
+            kept.is_multiple_of(every),
+            "checkpoint.keep_every",
+            kept,
+            &format!("must be a multiple of checkpoint.every = {every}, or 0"),
         )
     }
 

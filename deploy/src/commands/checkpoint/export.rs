@@ -2,7 +2,6 @@
 
 use clap::Args;
 use ringmaster_dataset::Store;
-use ringmaster_proto::{ErrorKind, RunSpec};
 use ringmaster_worker::export::{self, Weights};
 
 use super::ShowArgs;
@@ -25,13 +24,7 @@ pub(crate) struct ExportArgs {
 /// Writes the folder and says what is in it.
 pub(super) async fn run(args: ExportArgs) -> Result<Exit, CliError> {
     let (root, manifest) = args.which.chosen().await?;
-    let history = ringmaster_coordinator::history(&root)
-        .await?
-        .ok_or_else(|| {
-            let reason = "has checkpoints and no journal";
-            CliError::refused(ErrorKind::Data, root.url(), reason, "restore the journal")
-        })?;
-    let spec = RunSpec::from_canonical(&history.spec_json)?;
+    let spec = super::spec(&root).await?;
     let out = Store::open(&args.out)?;
     let weights = if args.ema {
         Weights::Ema

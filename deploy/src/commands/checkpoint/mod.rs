@@ -1,11 +1,12 @@
 //! `ringmaster checkpoint`: what a run has saved; needs no live run.
 
 mod export;
+mod verify;
 
 use clap::{Args, Subcommand};
 use ringmaster_dataset::Store;
-use ringmaster_proto::ErrorKind;
 use ringmaster_proto::checkpoint::CheckpointManifest;
+use ringmaster_proto::{ErrorKind, RunSpec};
 use serde::Serialize;
 
 use crate::error::{CliError, Exit};
@@ -19,6 +20,8 @@ pub(crate) enum CheckpointCommand {
     List(ListArgs),
     /// Show one checkpoint and its parts
     Show(ShowArgs),
+    /// Read every part and hold it against its manifest, and each whole against its digest
+    Verify(verify::VerifyArgs),
     /// Write one checkpoint for other programs: safetensors, config.json, tokenizer.json
     Export(export::ExportArgs),
 }
@@ -61,6 +64,7 @@ pub(crate) async fn run(command: CheckpointCommand) -> Result<Exit, CliError> {
     match command {
         CheckpointCommand::List(args) => list(args).await,
         CheckpointCommand::Show(args) => show(args).await,
+        CheckpointCommand::Verify(args) => verify::run(args).await,
         CheckpointCommand::Export(args) => export::run(args).await,
     }
 }
@@ -107,12 +111,17 @@ async fn show(args: ShowArgs) -> Result<Exit, CliError> {
 }
 
 impl ListArgs {
-    /// The run's root, and all its checkpoints, oldest first.
-    pub(crate) async fn all(&self) -> Result<(Store, Vec<CheckpointManifest>), CliError> {
-        let root = match self.run.as_deref() {
+    /// The run's root.
+    fn root(&self) -> Result<Store, CliError> {
+        Ok(match self.run.as_deref() {
             Some(url) if url.contains("://") => Store::open(url)?,
             run => Store::open(&RunFolder::find(run)?.path().to_string_lossy())?,
-        };
+        })
+    }
+
+    /// The run's root, and all its checkpoints, oldest first.
+    pub(crate) async fn all(&self) -> Result<(Store, Vec<CheckpointManifest>), CliError> {
+        let root = self.root()?;
         let manifests = ringmaster_coordinator::checkpoints(&root).await?;
         Ok((root, manifests))
     }
@@ -128,21 +137,35 @@ impl ShowArgs {
     pub(crate) async fn chosen(&self) -> Result<(Store, CheckpointManifest), CliError> {
         let (root, manifests) = self.of.all().await?;
         let chosen = |one: &CheckpointManifest| self.step.is_none_or(|at| at == one.step.0);
-        let manifest = manifests.into_iter().rev().find(chosen).ok_or_else(|| {
-            let which = self
-                .step
-                .map_or_else(|| "any".to_owned(), |step| format!("step {step}"));
-            let thing = format!("checkpoint ({which}) of {}", root.url());
-            let next = "see `ringmaster checkpoint list`";
-            CliError::refused(ErrorKind::Data, thing, "does not exist", next)
-        })?;
-        Ok((root, manifest))
+        let manifest = manifests.into_iter().rev().find(chosen);
+        Ok((
+            root.clone(),
+            manifest.ok_or_else(|| missing(&root, self.step))?,
+        ))
     }
 
     /// Form of the output.
     pub(crate) fn output(&self) -> Output {
         self.of.output
     }
+}
+
+/// There is no checkpoint of that step, or none at all.
+fn missing(root: &Store, step: Option<u64>) -> CliError {
+    let which = step.map_or_else(|| "any".to_owned(), |step| format!("step {step}"));
+    let thing = format!("checkpoint ({which}) of {}", root.url());
+    let next = "see `ringmaster checkpoint list`";
+    CliError::refused(ErrorKind::Data, thing, "does not exist", next)
+}
+
+/// What the run below `root` trains.
+async fn spec(root: &Store) -> Result<RunSpec, CliError> {
+    let history = ringmaster_coordinator::history(root).await?;
+    let history = history.ok_or_else(|| {
+        let reason = "has checkpoints and no journal";
+        CliError::refused(ErrorKind::Data, root.url(), reason, "restore the journal")
+    })?;
+    Ok(RunSpec::from_canonical(&history.spec_json)?)
 }
 
 impl<'a> Line<'a> {
