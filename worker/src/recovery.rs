@@ -29,7 +29,8 @@ pub(crate) fn copy_from_peer(
     verify(state, layout, resume)
 }
 
-/// Loads the state from the checkpoint of the resume point, and verifies it.
+/// Loads the state from the checkpoint of the resume point, and verifies it. One that does not verify
+/// is read again: what was spoiled on its way here is whole where it is stored.
 ///
 /// # Errors
 /// [`WorkerError::Unresumable`] if that is not what is stored; anything else may pass.
@@ -38,22 +39,28 @@ pub(crate) async fn load(
     layout: &Layout,
     resume: &Resume,
 ) -> Result<State, WorkerError> {
-    let key = &resume.checkpoint_key;
-    let loaded = async {
-        let manifest = checkpoint::read_manifest(root, key).await?;
-        let state = checkpoint::load(root, &manifest, layout).await?;
-        verify(&state, layout, resume)?;
-        Ok(state)
-    };
-    loaded
-        .await
-        .map_err(|error: WorkerError| match error.kind() {
-            ErrorKind::Data | ErrorKind::Rejoin => WorkerError::Unresumable {
-                key: key.clone(),
-                source: Box::new(error),
-            },
-            _ => error,
-        })
+    let spoiled = |error: &WorkerError| matches!(error.kind(), ErrorKind::Data | ErrorKind::Rejoin);
+    let mut loaded = load_once(root, layout, resume).await;
+    if let Err(error) = &loaded
+        && spoiled(error)
+    {
+        tracing::warn!("reading the checkpoint again: {error}");
+        loaded = load_once(root, layout, resume).await;
+    }
+    loaded.map_err(|error| match spoiled(&error) {
+        true => WorkerError::Unresumable {
+            key: resume.checkpoint_key.clone(),
+            source: Box::new(error),
+        },
+        false => error,
+    })
+}
+
+async fn load_once(root: &Store, layout: &Layout, resume: &Resume) -> Result<State, WorkerError> {
+    let manifest = checkpoint::read_manifest(root, &resume.checkpoint_key).await?;
+    let state = checkpoint::load(root, &manifest, layout).await?;
+    verify(&state, layout, resume)?;
+    Ok(state)
 }
 
 /// Refuses a state that is not the one announced.
