@@ -158,7 +158,7 @@ impl Worker {
         let prepared = Prepared {
             ring_address: "127.0.0.1:1".into(),
             fingerprint: "f".into(),
-            held: None,
+            ..Default::default()
         };
         self.say(0, Body::Prepared(prepared)).await;
         let form = self.hear().await.unwrap();
@@ -243,7 +243,7 @@ async fn without_the_runs_token_nothing_is_answered() {
         .get_run(GetRunRequest::default())
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
-    let reports = tokio_stream::iter([report("w0", 0, 0, Body::Alive(Alive {}))]);
+    let reports = tokio_stream::iter([report("w0", 0, 0, Body::Alive(Alive::default()))]);
     let refused = dial::coordinator(channel).attend(reports).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
 }
@@ -379,7 +379,7 @@ async fn of_two_coordinators_the_older_is_fenced() {
     let prepared = Prepared {
         ring_address: "127.0.0.1:1".into(),
         fingerprint: "f".into(),
-        held: None,
+        ..Default::default()
     };
     worker.say(0, Body::Prepared(prepared)).await;
     assert!(

@@ -171,8 +171,8 @@ impl Agent {
                 },
                 // Before the welcome nobody knows in which term to say it.
                 progress = self.preparation.progress(), if welcomed => match progress {
-                    Progress::Ready(address, fingerprint) => {
-                        let body = self.decider.prepared(address, fingerprint);
+                    Progress::Ready(prepared) => {
+                        let body = self.decider.prepared(prepared);
                         Some(self.decider.envelope(generation, body))
                     }
                     Progress::Report(generation, body) => {
@@ -187,7 +187,11 @@ impl Agent {
                     }
                 },
                 _ = heartbeat.tick() => {
-                    Some(self.decider.envelope(generation, ReportBody::Alive(v1::Alive {})))
+                    let alive = match &self.preparation {
+                        Preparation::Done(prepared) => prepared.alive(),
+                        Preparation::Waiting | Preparation::Busy(_) => v1::Alive::default(),
+                    };
+                    Some(self.decider.envelope(generation, ReportBody::Alive(alive)))
                 }
                 () = shutdown.cancelled(), if !told_draining && welcomed => {
                     told_draining = true;

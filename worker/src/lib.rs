@@ -8,6 +8,7 @@ mod agent;
 mod batch;
 pub mod checkpoint;
 mod device;
+mod doing;
 mod draw;
 mod engine;
 mod error;

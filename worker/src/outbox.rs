@@ -97,7 +97,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_the_thread_is_told_last() {
         let (mailbox, outbox) = outbox();
-        let report = (Generation(1), Body::Alive(Alive {}));
+        let report = (Generation(1), Body::Alive(Alive::default()));
         let (generation, body) = report.clone();
         let thread = std::thread::spawn(move || mailbox.put(generation, body));
         assert_eq!(outbox.next().await, Some(report));

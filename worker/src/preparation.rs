@@ -1,6 +1,7 @@
 //! Where a worker's preparation stands, and what comes of it: one source of things to report.
 
 use ringmaster_proto::Generation;
+use ringmaster_proto::v1;
 use ringmaster_proto::v1::worker_report::Body;
 use tokio::task::JoinHandle;
 
@@ -19,8 +20,8 @@ pub(crate) enum Preparation {
 
 /// What the preparation or the trainer thread has to say.
 pub(crate) enum Progress {
-    /// Where the ring listens, and the fingerprint.
-    Ready(String, String),
+    /// It can be ranked.
+    Ready(v1::Prepared),
     Report(Generation, Body),
     Failed(WorkerError),
 }
@@ -38,10 +39,14 @@ impl Preparation {
                 });
                 match result {
                     Ok(prepared) => {
-                        let (address, fingerprint) =
-                            (prepared.ring_address(), prepared.fingerprint());
+                        let ready = v1::Prepared {
+                            ring_address: prepared.ring_address(),
+                            fingerprint: prepared.fingerprint(),
+                            state_bytes: prepared.state_bytes(),
+                            held: None,
+                        };
                         *self = Self::Done(prepared);
-                        Progress::Ready(address, fingerprint)
+                        Progress::Ready(ready)
                     }
                     Err(error) => {
                         *self = Self::Waiting;

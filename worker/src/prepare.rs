@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use ringmaster_dataset::{Corpus, Store};
 use ringmaster_proto::RunSpec;
-use ringmaster_proto::v1::Welcome;
+use ringmaster_proto::v1::{Alive, Welcome};
 use ringmaster_ring::RingListener;
 
+use crate::doing::Doing;
 use crate::outbox::{Outbox, outbox};
 use crate::sample::Sampler;
 use crate::saver::Saver;
@@ -20,6 +22,12 @@ use crate::{WorkerError, WorkerOptions, fingerprint};
 
 /// Commands that may wait for the trainer thread; a generation needs three.
 const COMMANDS: usize = 64;
+
+/// How long a trainer thread may take to end: it looks up between microbatches.
+const END_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Held-out rows the sampler asks about.
 const SAMPLE_ROWS: u64 = 32;
@@ -31,6 +39,8 @@ pub(crate) struct Prepared {
     thread: Option<JoinHandle<Result<(), WorkerError>>>,
     ring_address: SocketAddr,
     fingerprint: String,
+    state_bytes: u64,
+    doing: Doing,
 }
 
 impl Prepared {
@@ -42,6 +52,16 @@ impl Prepared {
     /// What it shares with workers that compute equal bits.
     pub(crate) fn fingerprint(&self) -> String {
         self.fingerprint.clone()
+    }
+
+    /// Size of a training state.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        self.state_bytes
+    }
+
+    /// A sign of life, with what the trainer thread is at.
+    pub(crate) fn alive(&self) -> Alive {
+        self.doing.alive()
     }
 
     /// Hands a command to the trainer thread.
@@ -65,15 +85,27 @@ impl Prepared {
         }
     }
 
-    /// Ends the trainer thread and waits for it.
+    /// Ends the trainer thread and waits for it; not for ever, since it may be stuck.
     pub(crate) async fn end(self) {
         self.command(Command::Exit);
         drop(self.commands);
         let Some(thread) = self.thread else {
             return;
         };
-        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-        if !matches!(joined, Ok(Ok(_))) {
+        let deadline = Instant::now() + END_DEADLINE;
+        while !thread.is_finished() {
+            if Instant::now() > deadline {
+                let Alive { step, seconds, .. } = self.doing.alive();
+                tracing::error!(
+                    step,
+                    seconds,
+                    "the trainer thread is stuck and is abandoned"
+                );
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        if thread.join().is_err() {
             tracing::error!("the trainer thread panicked; its log lines are above");
         }
     }
@@ -151,6 +183,8 @@ fn build(
     let (mailbox, outbox) = outbox();
     let mailbox = Arc::new(mailbox);
     let saver = Saver::new(root.clone(), runtime.clone(), Arc::clone(&mailbox));
+    let doing = Doing::new();
+    let state_bytes = trainer.state_bytes();
     let session = Session {
         spec,
         corpus: Arc::new(corpus),
@@ -163,6 +197,7 @@ fn build(
         saver,
         runtime,
         mailbox,
+        doing: doing.clone(),
         holds_state: false,
     };
     let (commands, inbox) = std::sync::mpsc::sync_channel(COMMANDS);
@@ -176,5 +211,7 @@ fn build(
         thread: Some(thread),
         ring_address,
         fingerprint,
+        state_bytes,
+        doing,
     })
 }

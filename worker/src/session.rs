@@ -13,12 +13,13 @@ use ringmaster_dataset::{Corpus, Store, lanes_of_rank};
 use ringmaster_proto::auth::RunToken;
 use ringmaster_proto::spec::Transport;
 use ringmaster_proto::v1::worker_report::Body;
-use ringmaster_proto::v1::{self, Boundary, Held, Origin, Resume};
+use ringmaster_proto::v1::{self, Activity, Boundary, Held, Origin, Resume};
 use ringmaster_proto::{ErrorKind, Generation, Rank, RunSpec, Step, WorldSize};
 use ringmaster_ring::{self as ring, Abort, Ring, RingError, RingListener};
 use tokio::runtime::Handle;
 
 use crate::checkpoint::Place;
+use crate::doing::Doing;
 use crate::feeder::Feeder;
 use crate::outbox::Mailbox;
 use crate::sample::Sampler;
@@ -64,6 +65,7 @@ pub(crate) struct Session {
     pub(crate) saver: Saver,
     pub(crate) runtime: Handle,
     pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) doing: Doing,
     /// Whether the trainer's state is one of the run's, not just fresh memory.
     pub(crate) holds_state: bool,
 }
@@ -88,6 +90,11 @@ impl Session {
         let _entered = span.enter();
         let mut active: Option<Active> = None;
         while let Ok(command) = commands.recv() {
+            let activity = match command {
+                Command::Form(..) => Activity::Form,
+                _ => Activity::Unspecified,
+            };
+            self.doing.begin(activity, self.trainer.step_count());
             match command {
                 Command::Form(form, reins) => {
                     // The old links close before the new ones open.
@@ -118,6 +125,8 @@ impl Session {
                 }
                 Command::Exit => break,
             }
+            let step = self.trainer.step_count();
+            self.doing.begin(Activity::Unspecified, step);
         }
         Ok(())
     }
@@ -159,6 +168,7 @@ impl Session {
             abort,
             drain,
             saving: self.saver.vote(),
+            doing: self.doing.clone(),
         };
         Ok(Active {
             generation,
@@ -231,6 +241,8 @@ impl Session {
             }
             let stalled = self.save_if_due(active, agreed, digest)?;
             tracing::debug!(loss, seconds, stalled, "done");
+            self.doing
+                .begin(Activity::Answer, self.trainer.step_count());
             if active.rank.0 == 0
                 && let Some(sample) = self.sampler.next_if_due(&mut self.trainer, &self.corpus)?
             {
@@ -263,6 +275,8 @@ impl Session {
     /// was taken. Returns what the copy took, seconds.
     fn save(&mut self, active: &Active, digest: String) -> Result<f64, WorkerError> {
         let started = Instant::now();
+        let step = self.trainer.step_count();
+        self.doing.begin(Activity::Save, step);
         let (state, layout) = self.trainer.state()?;
         let place = Place {
             generation: active.generation,

@@ -111,6 +111,7 @@ impl StepBench {
             lanes: &self.lanes,
             asked: &AtomicI32::new(0),
             saving: &AtomicBool::new(false),
+            doing: &Doing::new(),
         };
         let none = &mut Collective::default();
         let (all, taken) = self.engine.gradient(&work, own, none, &mut self.ring)?;

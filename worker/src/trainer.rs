@@ -11,10 +11,11 @@ use burn::tensor::Device;
 use ringmaster_model::Model;
 use ringmaster_model::flat::{self, Layout};
 use ringmaster_proto::RunSpec;
-use ringmaster_proto::v1::{Boundary, StepDone};
+use ringmaster_proto::v1::{Activity, Boundary, StepDone};
 use ringmaster_ring::{Abort, Ring};
 
 use crate::WorkerError;
+use crate::doing::Doing;
 use crate::engine::{Collective, Engine, Work};
 use crate::feeder::{Feeder, StepInput};
 use crate::objective::Objective;
@@ -45,6 +46,8 @@ pub(crate) struct Membership {
     pub(crate) drain: Arc<AtomicI32>,
     /// Whether this rank still writes its part of an earlier checkpoint.
     pub(crate) saving: Arc<AtomicBool>,
+    /// Where the coordinator reads what this rank is at.
+    pub(crate) doing: Doing,
 }
 
 /// What the ranks agree on after a step.
@@ -103,6 +106,15 @@ impl Trainer {
         self.engine.join(ring)
     }
 
+    /// Size of a whole state.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        let vectors = self.state.vectors();
+        vectors
+            .iter()
+            .map(|(_, values)| size_of_val(*values) as u64)
+            .sum()
+    }
+
     /// Steps consumed.
     pub(crate) fn step_count(&self) -> u64 {
         self.state.step
@@ -136,6 +148,7 @@ impl Trainer {
         member: &mut Membership,
     ) -> Result<(StepDone, Agreed), WorkerError> {
         let started = Instant::now();
+        member.doing.begin(Activity::Data, self.state.step);
         let probabilities = self.state.sampling.probabilities();
         let input = feeder.next(&probabilities, &member.abort)?;
         let data_seconds = started.elapsed().as_secs_f64();
@@ -166,13 +179,16 @@ impl Trainer {
             lanes: &input.lanes,
             asked: &member.drain,
             saving: &member.saving,
+            doing: &member.doing,
         };
+        member.doing.begin(Activity::Compute, step);
         let (collective, ring) = (&mut member.collective, &mut member.ring);
         let arriving = ring.arriving();
         let gradient = (self.engine).gradient(&work, input.statistics, collective, ring);
         let (all, seconds) = gradient?;
 
         let started = Instant::now();
+        member.doing.begin(Activity::Update, step);
         let lr = optimizer::learning_rate(step, self.total_steps, &self.spec.train);
         let skipped = all.bad_values > 0 || all.all_tokens() == 0;
         let norm = self.update(skipped, lr)?;

@@ -241,11 +241,13 @@ impl RunMachine {
             "generation {} forms with {world} workers at step {}",
             record.generation, record.resume.step
         );
-        let deadline = now.after(self.config.timing.forming_ms);
+        let limit_ms = self.forming_limit(&record);
+        let deadline = now.after(limit_ms);
         self.enter(
             Phase::Forming(Forming {
                 record,
                 deadline,
+                limit_ms,
                 formed: BTreeMap::new(),
             }),
             reason,
@@ -256,6 +258,19 @@ impl RunMachine {
     fn holds(&self, id: &WorkerId, record: &GenerationRecord) -> bool {
         let worker = self.workers.get(id);
         worker.is_some_and(|worker| worker.held.as_ref() == Some(&record.resume))
+    }
+
+    /// How long a generation may take to form, milliseconds: longer where a state has to arrive.
+    fn forming_limit(&self, record: &GenerationRecord) -> u64 {
+        let timing = &self.config.timing;
+        let arriving = record.members.iter().filter(|id| !self.holds(id, record));
+        let bytes = arriving
+            .filter_map(|id| self.workers.get(id))
+            .map(|w| w.state_bytes);
+        let copy_ms =
+            u128::from(bytes.max().unwrap_or(0)) * 1_000 / u128::from(timing.slowest_copy.max(1));
+        let copy_ms = u64::try_from(copy_ms).unwrap_or(u64::MAX);
+        timing.forming_ms.saturating_add(copy_ms)
     }
 
     fn form_ring(&self, record: &GenerationRecord) -> v1::FormRing {
@@ -364,7 +379,7 @@ impl RunMachine {
         let Phase::Forming(forming) = &self.phase else {
             return;
         };
-        let (formed, limit) = (forming.formed.clone(), self.config.timing.forming_ms);
+        let (formed, limit) = (forming.formed.clone(), forming.limit_ms);
         let late: Vec<WorkerId> = self
             .members
             .iter()

@@ -264,6 +264,7 @@ impl RunMachine {
         if matches!(self.phase, Phase::Gathering { .. }) && now >= self.confirm_at {
             self.confirm_office();
         }
+        self.look_for_the_stuck(now);
         match &self.phase {
             Phase::Adopting(adopting) if now >= adopting.deadline => self.adoption_is_late(now),
             Phase::Forming(forming) if now >= forming.deadline => self.forming_is_late(now),

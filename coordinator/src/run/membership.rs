@@ -3,6 +3,7 @@
 use ringmaster_proto::{Generation, WorkerId};
 
 use super::lease::Lease;
+use super::stuck::{Doing, Usual};
 use super::{Millis, Session};
 use crate::record::Held;
 use ringmaster_proto::v1;
@@ -36,6 +37,12 @@ pub(super) struct Worker {
     pub(super) draining: Option<String>,
     /// Steps applied, as last reported.
     pub(super) step: u64,
+    /// What it was at when it last said so.
+    pub(super) doing: Option<Doing>,
+    /// How long its part of a step takes.
+    pub(super) usual: Usual,
+    /// Size of a training state, as it says.
+    pub(super) state_bytes: u64,
     /// Said last in this generation; repeated when it attends again.
     pub(super) last: Option<v1::Directive>,
 }
@@ -58,6 +65,9 @@ impl Worker {
             bound: None,
             draining: None,
             step: 0,
+            doing: None,
+            usual: Usual::default(),
+            state_bytes: 0,
             last: None,
         }
     }

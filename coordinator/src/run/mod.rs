@@ -18,7 +18,7 @@
 //! | Journaling | likewise, but a member has left meanwhile          | Gathering  |
 //! | Forming    | every member has formed                            | Training   |
 //! | Forming    | a link or a member is lost; the deadline           | Fencing    |
-//! | Training   | a link or a member is lost                         | Fencing    |
+//! | Training   | a link or a member is lost, or a rank is stuck     | Fencing    |
 //! | Training   | somebody joins, leaves, or asks for a stop         | Draining   |
 //! | Training   | a member reports the last step                     | Draining   |
 //! | Draining   | a link or a member is lost; the deadline           | Fencing    |
@@ -46,6 +46,7 @@ mod reports;
 mod resume;
 mod status;
 mod steps;
+mod stuck;
 
 #[cfg(test)]
 mod tests;
@@ -86,6 +87,12 @@ pub struct Timing {
     /// A drain that has not reached its boundary by then ends in a fence. Long: with a slow store
     /// it includes writing a checkpoint.
     pub draining_ms: u64,
+    /// A rank whose own part of a step takes this long, and far longer than ever, is stuck.
+    pub stuck_ms: u64,
+    /// Likewise where nothing is known of how long it takes.
+    pub unknown_ms: u64,
+    /// Bytes per second at which a state arrives at the least: forming may take that much longer.
+    pub slowest_copy: u64,
     /// How often a coordinator that waits for workers looks whether it was replaced: the workers it
     /// waits for may be with the other.
     pub confirm_ms: u64,
@@ -99,6 +106,9 @@ impl Default for Timing {
             fence_ms: 2_000,
             forming_ms: 30_000,
             draining_ms: 300_000,
+            stuck_ms: 30_000,
+            unknown_ms: 600_000,
+            slowest_copy: 10_000_000,
             confirm_ms: 5_000,
         }
     }

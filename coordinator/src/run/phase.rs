@@ -50,6 +50,7 @@ pub(super) struct Adopting {
 pub(super) struct Forming {
     pub(super) record: GenerationRecord,
     pub(super) deadline: Millis,
+    pub(super) limit_ms: u64,
     pub(super) formed: BTreeMap<WorkerId, Held>,
 }
 

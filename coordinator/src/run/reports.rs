@@ -36,6 +36,7 @@ impl RunMachine {
         let member = answers && report.generation == self.generation.0;
         match report.body {
             Some(Body::Prepared(prepared)) => self.on_prepared(now, id, &prepared),
+            Some(Body::Alive(alive)) => self.on_alive(now, id, &alive),
             Some(Body::Draining(draining)) => self.on_draining(now, id, draining.reason),
             Some(Body::Failed(failed)) => self.on_failed(now, id, &failed),
             Some(Body::Sample(sample)) => {
@@ -74,6 +75,7 @@ impl RunMachine {
         worker.last = None;
         worker.ring_address = Some(prepared.ring_address.clone());
         worker.fingerprint.clone_from(&prepared.fingerprint);
+        worker.state_bytes = prepared.state_bytes;
         worker.says_it_holds(prepared.held.as_ref().map(Held::from));
         worker.step = worker.held.as_ref().map_or(0, |held| held.step.0);
         self.log(Level::Info, format!("{id} is prepared"));
@@ -183,6 +185,7 @@ impl RunMachine {
         };
         if let Some(worker) = self.workers.get_mut(id) {
             worker.step = done.step;
+            worker.usual.learn(&done);
         }
         if self.pace.completed(now, done.step) && matches!(self.phase, Phase::Adopting(_)) {
             self.adopted(now);

@@ -61,6 +61,7 @@ impl RunMachine {
             let lanes = lanes_of_rank(self.config.spec.data.lanes, Rank(rank), world);
             vec![lanes.start, lanes.end]
         });
+        let doing = worker.doing.filter(|_| ranked);
         v1::WorkerStatus {
             worker_id: id.to_string(),
             state: state.to_owned(),
@@ -69,6 +70,8 @@ impl RunMachine {
             pid: worker.pid,
             step: worker.step,
             lanes: lanes.unwrap_or_default(),
+            activity: doing.map_or_else(String::new, |doing| doing.name().to_owned()),
+            activity_seconds: doing.map_or(0.0, |doing| doing.seconds()),
         }
     }
 }

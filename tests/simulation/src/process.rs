@@ -118,7 +118,11 @@ impl World {
             Happening::Prepared => {
                 let process = &mut self.processes[id.0];
                 let address = process.address.to_string();
-                let body = process.agent.prepared(address, "f".to_owned());
+                let body = process.agent.prepared(v1::Prepared {
+                    ring_address: address,
+                    fingerprint: "f".to_owned(),
+                    ..Default::default()
+                });
                 let generation = process.agent.generation();
                 self.say(id, generation, body);
             }
@@ -176,7 +180,7 @@ impl World {
             return;
         }
         let (now, generation) = (self.now, self.processes[id.0].agent.generation());
-        self.say(id, generation, Body::Alive(v1::Alive {}));
+        self.say(id, generation, Body::Alive(v1::Alive::default()));
         let tasks = self.processes[id.0].agent.tick(Duration::from_millis(now));
         self.tasks(id, tasks);
     }

@@ -82,13 +82,6 @@ struct Running {
     step: u64,
 }
 
-/// A prepared worker's particulars.
-#[derive(Clone, Debug)]
-struct Particulars {
-    ring_address: String,
-    fingerprint: String,
-}
-
 /// See the crate's text.
 #[derive(Clone, Debug)]
 pub struct Agent {
@@ -100,7 +93,8 @@ pub struct Agent {
     /// Newest that was told to form.
     generation: Generation,
     preparing: bool,
-    prepared: Option<Particulars>,
+    /// What it said once it could be ranked; it holds nothing yet.
+    prepared: Option<v1::Prepared>,
     running: Option<Running>,
     /// When the ring broke, until a fence or a new generation.
     broken_at: Option<Duration>,
@@ -180,13 +174,9 @@ impl Agent {
     }
 
     /// The worker has opened the corpus and built the model. Returns what to report.
-    pub fn prepared(&mut self, ring_address: String, fingerprint: String) -> Body {
+    pub fn prepared(&mut self, prepared: v1::Prepared) -> Body {
         self.preparing = false;
-        let prepared = self.prepared.insert(Particulars {
-            ring_address,
-            fingerprint,
-        });
-        Body::Prepared(prepared.report(None))
+        Body::Prepared(self.prepared.insert(prepared).clone())
     }
 
     /// What the trainer thread has to tell of `generation`, as it is to be reported.
@@ -194,7 +184,10 @@ impl Agent {
         let body = match (body, &self.prepared) {
             (Body::Fenced(fenced), Some(prepared)) if self.rejoining => {
                 self.rejoining = false;
-                Body::Prepared(prepared.report(fenced.held))
+                Body::Prepared(v1::Prepared {
+                    held: fenced.held,
+                    ..prepared.clone()
+                })
             }
             (body, _) => body,
         };
@@ -330,16 +323,6 @@ impl Agent {
         }
         tasks.push(Task::Fence(self.generation));
         tasks
-    }
-}
-
-impl Particulars {
-    fn report(&self, held: Option<v1::Held>) -> v1::Prepared {
-        v1::Prepared {
-            ring_address: self.ring_address.clone(),
-            fingerprint: self.fingerprint.clone(),
-            held,
-        }
     }
 }
 

@@ -57,7 +57,11 @@ fn fence() -> Said {
 fn training(term: u64, generation: u64) -> Agent {
     let mut agent = Agent::new(WorkerId::new("w1").unwrap(), 1);
     agent.direct(directive(term, 0, welcome(false)));
-    agent.prepared("127.0.0.1:1".into(), "f".into());
+    agent.prepared(v1::Prepared {
+        ring_address: "127.0.0.1:1".into(),
+        fingerprint: "f".into(),
+        ..Default::default()
+    });
     agent.direct(directive(term, generation, form(0)));
     let formed = Body::Formed(v1::Formed::default());
     agent.note(NOW, Generation(generation), formed);

@@ -15,6 +15,7 @@ use ringmaster_model::cuda::source::{Source, buffer};
 use ringmaster_model::cuda::view::{resolve, view};
 use ringmaster_model::flat::Layout;
 use ringmaster_proto::spec::{Reduction, TrainSpec};
+use ringmaster_proto::v1::Activity;
 use ringmaster_ring::nccl::Nccl;
 use ringmaster_ring::{Ring, RingError, Tag, fixed};
 
@@ -158,6 +159,7 @@ impl Cuda {
         let (losses, bad) = self.sums()?;
         work.outcome(&mut own, &losses, bad);
         let computed = Instant::now();
+        work.doing.begin(Activity::Reduce, work.step);
 
         let mut counts = own.counts();
         let known = counts.len();

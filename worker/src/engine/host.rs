@@ -8,6 +8,7 @@ use std::time::Instant;
 use ringmaster_model::Model;
 use ringmaster_model::flat::{self, Layout};
 use ringmaster_proto::spec::{Reduction, TrainSpec};
+use ringmaster_proto::v1::Activity;
 use ringmaster_ring::nccl::bootstrap::decline;
 use ringmaster_ring::{Ring, Tag, fixed};
 
@@ -93,6 +94,7 @@ impl Host {
             let started = Instant::now();
             self.compute(work, own, leave)?;
             let computed = Instant::now();
+            work.doing.begin(Activity::Reduce, work.step);
             let talked = talking.join();
             let (all, reduce) = talked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             let seconds = Seconds {
@@ -268,6 +270,7 @@ mod tests {
             lanes: &lanes,
             asked: &AtomicI32::new(0),
             saving: &AtomicBool::new(false),
+            doing: &Doing::new(),
         };
         [0, 1, 2].map(|pass| {
             if pass == 1 {

@@ -9,6 +9,7 @@ use ringmaster_proto::RunSpec;
 use ringmaster_proto::v1::Boundary;
 
 use crate::batch;
+use crate::doing::Doing;
 use crate::feeder::MicroBatch;
 use crate::objective::Objective;
 use crate::statistics::Statistics;
@@ -27,6 +28,8 @@ pub(crate) struct Work<'a> {
     pub(crate) asked: &'a AtomicI32,
     /// Whether this rank's part of an earlier checkpoint is still being written; read as late.
     pub(crate) saving: &'a AtomicBool,
+    /// Where it is said that nothing is left to compute.
+    pub(crate) doing: &'a Doing,
 }
 
 /// What a step's gradient took, seconds.

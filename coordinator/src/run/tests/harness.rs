@@ -6,7 +6,7 @@ use prost::Message;
 use ringmaster_proto::checkpoint::CheckpointManifest;
 use ringmaster_proto::v1::directive::Body as Said;
 use ringmaster_proto::v1::worker_report::Body;
-use ringmaster_proto::v1::{self, Boundary};
+use ringmaster_proto::v1::{self, Activity, Boundary};
 use ringmaster_proto::{Generation, RunSpec, Step, Term, WorkerId, keys};
 
 use crate::metrics_log::StepLine;
@@ -67,9 +67,22 @@ pub(super) struct Fake {
     pub(super) training: bool,
     /// Hears, and says nothing: a stopped process.
     pub(super) mute: bool,
+    /// What it says it is at, and since when.
+    pub(super) doing: Option<(Activity, Millis)>,
     /// Answers everything but FormRing.
     pub(super) never_forms: bool,
     pub(super) heard: Vec<Said>,
+}
+
+impl Fake {
+    fn alive(&self, now: Millis) -> v1::Alive {
+        let (activity, since) = self.doing.unwrap_or((Activity::Unspecified, now));
+        v1::Alive {
+            activity: activity.into(),
+            step: self.held.as_ref().map_or(0, |held| held.step),
+            seconds: (now.0 - since.0) as f64 / 1e3,
+        }
+    }
 }
 
 pub(super) struct Net {
@@ -89,6 +102,10 @@ pub(super) struct Net {
     pub(super) logs: Vec<String>,
     pub(super) end: Option<End>,
     pub(super) fingerprint: &'static str,
+    /// What workers say a state takes.
+    pub(super) state_bytes: u64,
+    /// What a step takes each of them.
+    pub(super) step_seconds: f64,
     sessions: u64,
     queue: VecDeque<Event>,
 }
@@ -118,6 +135,8 @@ impl Net {
             logs: Vec::new(),
             end: None,
             fingerprint: "f",
+            state_bytes: 0,
+            step_seconds: 0.0,
             sessions: 0,
             queue: VecDeque::new(),
         }
@@ -226,6 +245,7 @@ impl Net {
         let done = v1::StepDone {
             step,
             loss: 1.0 / step as f64,
+            step_seconds: self.step_seconds,
             ..Default::default()
         };
         self.report(name, Body::StepDone(done));
@@ -282,10 +302,18 @@ impl Net {
                 .map(|(w, _)| w.clone())
                 .collect();
             for worker in alive {
-                let event = self.event(&worker, self.term, 0, Body::Alive(v1::Alive {}));
+                let alive = self.workers[&worker].alive(self.now);
+                let event = self.event(&worker, self.term, 0, Body::Alive(alive));
                 self.deliver(event);
             }
             self.deliver(Event::Tick);
+        }
+    }
+
+    /// From now on they are at this, and say so.
+    pub(super) fn begin(&mut self, names: &[&str], activity: Activity) {
+        for name in names {
+            self.workers.get_mut(&id(name)).unwrap().doing = Some((activity, self.now));
         }
     }
 
@@ -377,6 +405,7 @@ impl Net {
                     ring_address: format!("127.0.0.1:{}", 1000 + session.0),
                     fingerprint: self.fingerprint.into(),
                     held: fake.held.clone(),
+                    state_bytes: self.state_bytes,
                 };
                 self.answer(&worker, directive.generation, Body::Prepared(prepared));
             }

@@ -95,7 +95,7 @@ fn the_only_holder_of_the_state_leaves_after_it_was_copied() {
     let prepared = v1::Prepared {
         ring_address: "127.0.0.1:9".into(),
         fingerprint: "f".into(),
-        held: None,
+        ..Default::default()
     };
     net.report("b", Body::Prepared(prepared));
     assert_eq!(net.stopped_with("a"), Some(Outcome::Removed));

@@ -8,3 +8,4 @@ mod harness;
 mod membership;
 mod random;
 mod recovery;
+mod stuck;

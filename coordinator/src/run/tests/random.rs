@@ -35,6 +35,7 @@ fn body() -> impl Strategy<Value = Body> {
             ring_address: "127.0.0.1:1".into(),
             fingerprint: "f".into(),
             held,
+            state_bytes: 1 << 30,
         })),
         4 => (proptest::option::of(held()), 0..4i32)
             .prop_map(|(held, boundary)| Body::Fenced(v1::Fenced { held, boundary })),

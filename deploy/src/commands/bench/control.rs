@@ -348,7 +348,8 @@ impl Talker {
             };
             self.say(generation, Body::StepDone(done)).await;
         }
-        self.say(generation, Body::Alive(v1::Alive {})).await;
+        self.say(generation, Body::Alive(v1::Alive::default()))
+            .await;
     }
 
     /// A worker died; its neighbours by number report it.
