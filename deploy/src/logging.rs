@@ -29,7 +29,9 @@ pub(crate) fn start(format: LogFormat, default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // Else a disk that takes no more lines would be told of in another, and panic.
+        .log_internal_errors(false);
     // A second start in one process (tests) keeps the first subscriber.
     let _already_started = match format {
         LogFormat::Text => builder
