@@ -18,12 +18,12 @@ use crate::error::CoordinatorError;
 use crate::handle::Attendance;
 use crate::metrics::Metrics;
 use crate::metrics_log::{Appended, MetricsLog, StepLine};
-use crate::run::{Effect, End, Event, Level, Millis, RunMachine, Session};
+use crate::run::{Damaged, Effect, End, Event, Level, Millis, RunMachine, Session};
 
 /// Events waiting for the machine.
 pub(crate) const QUEUE_MAX: usize = 1024;
 
-/// Writes waiting for the store. The machine has one record and few checkpoints on the way at once.
+/// Writes waiting for the store. The machine has few records and checkpoints on the way at once.
 pub(crate) const WRITES_MAX: usize = 64;
 
 /// Directives waiting for one worker; a generation takes four.
@@ -60,6 +60,12 @@ pub(crate) enum Command {
         reason: String,
         reply: oneshot::Sender<RunStatus>,
     },
+    Scale {
+        workers: u32,
+        reply: oneshot::Sender<RunStatus>,
+    },
+    /// A checkpoint was found to be damaged.
+    Damaged(Damaged),
     Written(Written),
 }
 
@@ -79,6 +85,8 @@ pub(crate) struct Actor {
     watchers: broadcast::Sender<WatchRunResponse>,
     metrics: Metrics,
     log: Option<(PathBuf, MetricsLog)>,
+    /// Lines of the log could not be written, and somebody was told.
+    log_waits: bool,
     shown: Option<RunStatus>,
     end: Option<Result<End, CoordinatorError>>,
 }
@@ -99,6 +107,7 @@ impl Actor {
             watchers: broadcast::Sender::new(WATCHED_MAX),
             metrics,
             log,
+            log_waits: false,
             shown: None,
             end: None,
         }
@@ -115,6 +124,7 @@ impl Actor {
         let (mut asked, mut ticks) = (false, 0u64);
         loop {
             if let Some(end) = self.end.take() {
+                self.flush_log();
                 return end;
             }
             tokio::select! {
@@ -126,7 +136,11 @@ impl Actor {
                 _ = tick.tick() => {
                     self.apply(Event::Tick);
                     ticks += 1;
-                    self.show(ticks.is_multiple_of(STATUS_TICKS));
+                    let second = ticks.is_multiple_of(STATUS_TICKS);
+                    self.show(second);
+                    if second {
+                        self.flush_log();
+                    }
                 }
                 command = queue.recv() => match command {
                     Some(command) => self.take(command),
@@ -172,6 +186,11 @@ impl Actor {
                 self.apply(Event::StopRequested { reason });
                 drop(reply.send(self.machine.status()));
             }
+            Command::Scale { workers, reply } => {
+                self.apply(Event::ScaleRequested { workers });
+                drop(reply.send(self.machine.status()));
+            }
+            Command::Damaged(damaged) => self.apply(Event::CheckpointDamaged(damaged)),
             Command::Written(Written::Record) => self.apply(Event::Journaled),
             Command::Written(Written::Checkpoint(committed)) => {
                 self.apply(Event::CheckpointCommitted(committed));
@@ -297,6 +316,20 @@ impl Actor {
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "a step was not logged");
             }
+        }
+    }
+
+    /// Writes the lines that could not be written when they came.
+    fn flush_log(&mut self) {
+        let Some((path, log)) = &mut self.log else {
+            return;
+        };
+        match log.flush() {
+            Ok(()) => self.log_waits = false,
+            Err(error) if !std::mem::replace(&mut self.log_waits, true) => {
+                tracing::warn!(path = %path.display(), %error, "steps are not logged until it is mended");
+            }
+            Err(_) => {}
         }
     }
 

@@ -97,6 +97,11 @@ impl CoordinatorHandle {
         self.ask(|reply| Command::Stop { reason, reply }).await
     }
 
+    /// Asks for another number of workers; returns before they are it.
+    pub(crate) async fn scale(&self, workers: u32) -> Result<RunStatus, Gone> {
+        self.ask(|reply| Command::Scale { workers, reply }).await
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
         let asking = async {

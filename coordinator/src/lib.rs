@@ -15,6 +15,7 @@ pub mod metrics;
 mod metrics_log;
 pub mod record;
 pub mod run;
+mod scrub;
 mod server;
 #[cfg(test)]
 mod server_tests;

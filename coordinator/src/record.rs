@@ -119,6 +119,11 @@ pub enum Record {
         /// Which.
         generation: Generation,
     },
+    /// Somebody changed how many workers may have a rank, until the run ends or its spec changes.
+    Scaled {
+        /// At most.
+        workers: u32,
+    },
     /// The run was stopped; it can be resumed.
     Stopped(Held),
     /// The run reached its last step.

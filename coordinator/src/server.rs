@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::metrics_log::MetricsLog;
 use crate::record::CorpusFacts;
 use crate::run::{Config, End, RunMachine, Timing};
+use crate::scrub;
 use crate::service::Service;
 use crate::takeover::take_over;
 use crate::writer::Writer;
@@ -116,6 +117,7 @@ async fn serve_run(
     let log = metrics_file.map(open_log).transpose()?;
     recovered.logged = log.as_ref().map_or(Step(0), |(_, log)| log.last());
     let run = spec.run.name.clone();
+    let workers = spec.membership.min_workers..=spec.data.lanes;
     let metrics = Metrics::new(&run);
     let root_url = root.url();
     let config = Config {
@@ -130,6 +132,8 @@ async fn serve_run(
     let (owner, queue) = mpsc::channel(QUEUE_MAX);
     let (writes, asked) = mpsc::channel(WRITES_MAX);
     let handle = CoordinatorHandle::new(owner.clone());
+    let looking = Duration::from_millis(timing.scrub_ms);
+    let scrub = tokio::spawn(scrub::run(root, owner.clone(), looking).in_current_span());
     let writer = Writer {
         desk,
         metrics: metrics.clone(),
@@ -140,7 +144,7 @@ async fn serve_run(
 
     let ended = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let service = Service::new(run, handle.clone(), tasks.clone(), ended.clone());
+    let service = Service::new((run, workers), handle.clone(), tasks.clone(), ended.clone());
     let mut grpc = spawn("gRPC", serve_grpc(grpc, service, token, ended.clone()));
     let mut admin = spawn("admin", serve_admin(admin, handle, metrics, ended.clone()));
 
@@ -150,6 +154,7 @@ async fn serve_run(
         failed = &mut admin => Err(server_ended("admin", failed)),
     };
     ended.cancel();
+    scrub.abort();
     farewell([grpc, admin, writer], tasks).await;
     match end? {
         End::Finished(state) => Ok(Outcome::Finished {

@@ -1,6 +1,7 @@
 //! The gRPC services: workers attend, people ask. Nothing is decided here; what comes from outside
 //! is checked and handed to the actor.
 
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use ringmaster_proto::v1::run_service_server::RunService;
 use ringmaster_proto::v1::watch_run_response::Event as Watched;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{
-    Directive, GetRunRequest, GetRunResponse, Hello, RunStatus, StopRunRequest, StopRunResponse,
-    WatchRunRequest, WatchRunResponse, WorkerReport,
+    Directive, GetRunRequest, GetRunResponse, Hello, RunStatus, ScaleRunRequest, ScaleRunResponse,
+    StopRunRequest, StopRunResponse, WatchRunRequest, WatchRunResponse, WorkerReport,
 };
 use ringmaster_proto::{ErrorKind, PROTOCOL_VERSION, Term, WorkerId};
 use tokio::sync::broadcast;
@@ -35,6 +36,8 @@ const REASON_MAX: usize = 1024;
 #[derive(Clone)]
 pub(crate) struct Service {
     run: String,
+    /// How many workers there may be.
+    workers: RangeInclusive<u32>,
     handle: CoordinatorHandle,
     tasks: TaskTracker,
     ended: CancellationToken,
@@ -45,13 +48,14 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Service {
     /// `tasks` tracks the task behind each stream; `ended` makes them leave.
     pub(crate) fn new(
-        run: String,
+        (run, workers): (String, RangeInclusive<u32>),
         handle: CoordinatorHandle,
         tasks: TaskTracker,
         ended: CancellationToken,
     ) -> Self {
         Self {
             run,
+            workers,
             handle,
             tasks,
             ended,
@@ -214,6 +218,24 @@ impl RunService for Service {
         };
         let status = Some(self.handle.stop(reason).await?);
         Ok(Response::new(StopRunResponse { status }))
+    }
+
+    async fn scale_run(
+        &self,
+        request: Request<ScaleRunRequest>,
+    ) -> Result<Response<ScaleRunResponse>, Status> {
+        let request = request.into_inner();
+        self.meant_for_us(&request.run_id)?;
+        let workers = request.workers;
+        if !self.workers.contains(&workers) {
+            let (least, most) = (self.workers.start(), self.workers.end());
+            let message = format!(
+                "{workers} workers cannot be: membership.min_workers is {least} and data.lanes {most}"
+            );
+            return Err(ErrorKind::Invalid.to_status(message));
+        }
+        let status = Some(self.handle.scale(workers).await?);
+        Ok(Response::new(ScaleRunResponse { status }))
     }
 }
 

@@ -34,6 +34,11 @@ pub async fn take_over(
         Some(history) => changed(history, spec, corpus)?,
     };
     let term = Term(last_term.0 + 1);
+    // What a changed spec says counts more than what was asked of the run before.
+    let scaled = history
+        .as_ref()
+        .filter(|_| opening.is_none())
+        .and_then(|history| history.scaled);
     let open = |history: &RunHistory| history.stopped.is_none() && history.finished.is_none();
     let adopt = history
         .as_ref()
@@ -73,6 +78,7 @@ pub async fn take_over(
             fingerprint: history.fingerprint,
             adopt,
             distrusted: history.distrusted,
+            scaled,
             ..Default::default()
         },
     };

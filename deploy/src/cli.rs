@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, checkpoint, coordinator, corpus, eval, flops, render, status, stop, submit, train,
-    watch, worker,
+    bench, checkpoint, coordinator, corpus, eval, flops, render, resume, scale, status, stop,
+    submit, train, watch, worker,
 };
 use crate::error::{CliError, Exit};
 use crate::logging::LogFormat;
@@ -27,12 +27,16 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a whole run on this machine: coordinator, workers, evaluation
     Train(train::TrainArgs),
+    /// Train on a run on this machine that was stopped or killed, as its journal has it
+    Resume(resume::ResumeArgs),
     /// Serve the control plane of one run
     Coordinator(coordinator::CoordinatorArgs),
     /// Serve one rank of a run
     Worker(worker::WorkerArgs),
     /// Show where a live run stands
     Status(status::StatusArgs),
+    /// Change how many workers a live run has
+    Scale(scale::ScaleArgs),
     /// Ask a live run to end at its next step boundary, saved
     Stop(stop::StopArgs),
     /// Follow a live run until it ends
@@ -73,9 +77,11 @@ impl Command {
     pub(crate) async fn run(self, log_format: LogFormat) -> Result<Exit, CliError> {
         match self {
             Self::Train(args) => train::run(args, log_format).await,
+            Self::Resume(args) => resume::run(args, log_format).await,
             Self::Coordinator(args) => coordinator::run(args).await,
             Self::Worker(args) => worker::run(args).await,
             Self::Status(args) => status::run(args).await,
+            Self::Scale(args) => scale::run(args).await,
             Self::Stop(args) => stop::run(args).await,
             Self::Watch(args) => watch::run(args).await,
             Self::Eval(args) => eval::run(args).await,

@@ -19,9 +19,12 @@ pub(crate) const RUNS: &str = "ringmaster-runs";
 
 const ENDPOINT: &str = "endpoint.json";
 
+const RUN_FILE: &str = "run.toml";
+
 /// Everything a run may have in its folder; `clear` refuses to touch a folder with anything else.
-pub(crate) const KNOWN: [&str; 11] = [
+pub(crate) const KNOWN: [&str; 12] = [
     ENDPOINT,
+    RUN_FILE,
     "token",
     "metrics.jsonl",
     "logs",
@@ -87,6 +90,11 @@ impl RunFolder {
     /// One line of metrics per step.
     pub(crate) fn metrics(&self) -> PathBuf {
         self.0.join("metrics.jsonl")
+    }
+
+    /// What the run is, as it was resumed last.
+    pub(crate) fn run_file(&self) -> PathBuf {
+        self.0.join(RUN_FILE)
     }
 
     /// Where the run can be reached.

@@ -92,6 +92,8 @@ proptest! {
     fn the_canonical_form_reads_back_equal(lr in 1e-6_f64..1.0, seed: u32, lanes in 1_u32..64) {
         let sets = [format!("train.lr={lr:e}"), format!("run.seed={seed}"), format!("data.lanes={lanes}")];
         let spec = RunSpec::parse("", &sets).unwrap();
+        let back = RunSpec::parse(&spec.to_toml().unwrap(), &[]).unwrap();
+        prop_assert_eq!(&back, &spec, "as a run file");
         let back = RunSpec::from_canonical(&spec.canonical()).unwrap();
         prop_assert_eq!(spec.hash(), back.hash());
         prop_assert_eq!(back, spec);

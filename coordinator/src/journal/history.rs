@@ -29,6 +29,8 @@ pub struct RunHistory {
     pub fingerprint: Option<String>,
     /// Generations whose members held different states of one step.
     pub distrusted: BTreeSet<Generation>,
+    /// How many workers may have a rank, if somebody changed it since the run was started.
+    pub scaled: Option<u32>,
     /// The final state, if the run has finished and was not continued since.
     pub finished: Option<Held>,
     /// Where the run was stopped last, if it was not continued since.
@@ -58,6 +60,7 @@ pub(crate) fn replay(records: &[Record]) -> (Term, Option<RunHistory>) {
                 lineage: Vec::new(),
                 fingerprint: None,
                 distrusted: BTreeSet::new(),
+                scaled: None,
                 finished: None,
                 stopped: None,
             });
@@ -82,6 +85,7 @@ impl RunHistory {
                 self.spec_json.clone_from(spec_json);
                 self.spec_hash.clone_from(spec_hash);
                 self.corpus.total_steps = *total_steps;
+                self.scaled = None;
             }
             Record::Generation(generation) => {
                 self.last = Some(generation.clone());
@@ -94,8 +98,15 @@ impl RunHistory {
             Record::Diverged { generation } => {
                 self.distrusted.insert(*generation);
             }
-            Record::Stopped(state) => self.stopped = Some(state.clone()),
-            Record::Finished(state) => self.finished = Some(state.clone()),
+            Record::Scaled { workers } => self.scaled = Some(*workers),
+            Record::Stopped(state) => {
+                self.stopped = Some(state.clone());
+                self.scaled = None;
+            }
+            Record::Finished(state) => {
+                self.finished = Some(state.clone());
+                self.scaled = None;
+            }
         }
     }
 }

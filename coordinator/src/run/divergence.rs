@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use ringmaster_proto::{Step, WorkerId};
 
 use super::machine::RunMachine;
-use super::{Effect, Level, Millis};
+use super::{Level, Millis};
 use crate::record::{Held, Record};
 
 /// How many steps with digests are remembered; ranks are never further apart than one.
@@ -70,9 +70,7 @@ impl RunMachine {
             return;
         }
         self.log(Level::Error, format!("{what}: going back to a checkpoint"));
-        self.effects
-            .push(Effect::Journal(Record::Diverged { generation }));
-        self.diverging += 1;
+        self.note(Record::Diverged { generation });
         self.forget = true;
         for id in self.members.clone() {
             if let Some(worker) = self.workers.get_mut(&id) {

@@ -22,7 +22,12 @@ impl RunMachine {
         let current = Some(self.generation);
         let stays = |w: &Worker| w.draining.is_none() && w.session.is_some();
         let bound = |w: &Worker| w.bound == current;
-        let room = self.members.len() < self.config.spec.membership.max_workers as usize;
+        let (members, largest) = (self.members.len(), self.largest as usize);
+        if members > largest {
+            let reason = format!("the run is scaled from {members} to {largest} workers");
+            return self.drain(now, Boundary::Reconfigure, reason);
+        }
+        let room = members < largest;
         let spare = self
             .workers
             .iter()

@@ -3,7 +3,7 @@
 use ringmaster_proto::checkpoint::CheckpointManifest;
 use ringmaster_proto::{Step, Term, WorkerId, v1};
 
-use super::End;
+use super::{Damaged, End};
 use crate::metrics_log::StepLine;
 use crate::record::{Committed, Record};
 
@@ -48,10 +48,17 @@ pub enum Event {
         /// Why, for people.
         reason: String,
     },
-    /// The record asked for last is durable.
+    /// Somebody asked for this many workers at the most.
+    ScaleRequested {
+        /// At least `min_workers`, at most `lanes`.
+        workers: u32,
+    },
+    /// A record is durable; they become so in the order they were asked for.
     Journaled,
     /// The checkpoint's manifest and its record are durable.
     CheckpointCommitted(Committed),
+    /// A checkpoint is not what its manifest says.
+    CheckpointDamaged(Damaged),
     /// No other coordinator has written to the journal.
     StillInOffice,
 }
@@ -92,7 +99,7 @@ pub enum Effect {
     },
     /// End a stream once what was sent has left.
     Close(Session),
-    /// Make this record durable, then say [`Event::Journaled`]. One at a time.
+    /// Make this record durable, then say [`Event::Journaled`].
     Journal(Record),
     /// Create the manifest and its record, then say [`Event::CheckpointCommitted`].
     CommitCheckpoint(CheckpointManifest, Committed),

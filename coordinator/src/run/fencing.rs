@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use ringmaster_proto::v1::directive::Body;
 use ringmaster_proto::v1::{self, Boundary};
-use ringmaster_proto::{ErrorKind, WorkerId};
+use ringmaster_proto::{ErrorKind, Step, WorkerId, keys};
 
 use super::machine::RunMachine;
 use super::membership::Worker;
 use super::phase::Phase;
-use super::{Level, Measure, Millis};
+use super::{Damaged, Level, Measure, Millis};
 use crate::record::Held;
 
 impl RunMachine {
@@ -100,19 +100,29 @@ impl RunMachine {
             return;
         }
         let (who, why) = (self.named(id), &damaged.reason);
-        let Some(gone) = self.checkpoints.distrust(&damaged.key, why) else {
-            let reason = format!("{who} cannot resume from {}: {why}", damaged.key);
-            return self.fence(now, reason, "checkpoint");
+        let reason = match self.distrust(&damaged.key, &format!("{who}: {why}")) {
+            Some(step) => format!("the checkpoint of step {step} is damaged: {why}"),
+            None => format!("{who} cannot resume from {}: {why}", damaged.key),
         };
-        let step = gone.state.step;
+        self.fence(now, reason, "checkpoint");
+    }
+
+    /// A checkpoint was looked at. Whoever trains does not need it.
+    pub(super) fn on_scrubbed(&mut self, damaged: &Damaged) {
+        self.distrust(&keys::checkpoint_manifest(&damaged.folder), &damaged.reason);
+    }
+
+    /// Nobody resumes from the checkpoint with this manifest key any more. Returns its step, unless that
+    /// is so already.
+    fn distrust(&mut self, key: &str, why: &str) -> Option<Step> {
+        let step = self.checkpoints.distrust(key, why)?.state.step;
         let next = match self.lineage.newest(self.checkpoints.committed()) {
             Some(older) => format!("that of step {} is next", older.state.step),
             None => "there is no older one".to_owned(),
         };
-        let found = format!("the checkpoint of step {step} is damaged; {next}; {who}: {why}");
+        let found = format!("the checkpoint of step {step} is damaged; {next}; {why}");
         self.log(Level::Error, found);
-        let reason = format!("the checkpoint of step {step} is damaged: {why}");
-        self.fence(now, reason, "checkpoint");
+        Some(step)
     }
 
     /// A worker applies nothing more in `generation`.

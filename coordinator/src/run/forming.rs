@@ -60,10 +60,7 @@ impl RunMachine {
             .map(|(id, _)| id.clone())
             .collect();
         let membership = &self.config.spec.membership;
-        let limits = (
-            membership.min_workers as usize,
-            membership.max_workers as usize,
-        );
+        let limits = (membership.min_workers as usize, self.largest as usize);
         let window_ms = u64::try_from(membership.join_window.as_millis()).unwrap_or(u64::MAX);
         let Phase::Gathering { window_ends } = &mut self.phase else {
             return;
@@ -142,8 +139,7 @@ impl RunMachine {
                 holds: w.held.as_ref() == Some(&point.state),
                 joined: w.joined,
             });
-        let max = self.config.spec.membership.max_workers as usize;
-        let members = assign(candidates.collect(), max);
+        let members = assign(candidates.collect(), self.largest as usize);
         let fingerprint = members
             .first()
             .and_then(|first| self.workers.get(first))
@@ -170,9 +166,9 @@ impl RunMachine {
 
     /// The record asked for is durable.
     pub(super) fn on_journaled(&mut self, now: Millis) {
-        if self.diverging > 0 {
-            // Records become durable in order, and that one was asked for first.
-            self.diverging -= 1;
+        if self.notes > 0 {
+            // What is waited for is at hand when as many records are durable as were asked for.
+            self.notes -= 1;
             return;
         }
         match &self.phase {

@@ -13,7 +13,7 @@ use super::patience::Patience;
 use super::phase::Phase;
 use super::steps::StepLog;
 use super::{Config, Effect, Event, Level, Measure, Millis, Recovered, Session};
-use crate::record::Held;
+use crate::record::{Held, Record};
 
 /// One run, as its one owner sees it.
 pub struct RunMachine {
@@ -34,8 +34,10 @@ pub struct RunMachine {
     pub(super) digests: Digests,
     /// Generations whose memory does not count.
     pub(super) distrusted: BTreeSet<Generation>,
-    /// Records of divergences on their way to the store.
-    pub(super) diverging: usize,
+    /// Records on their way to the store that nothing is waiting for by itself.
+    pub(super) notes: usize,
+    /// How many workers may have a rank.
+    pub(super) largest: u32,
     /// The next generation redoes steps that may come to something else.
     pub(super) forget: bool,
     /// Where the run went back to after the last divergence.
@@ -74,6 +76,9 @@ impl RunMachine {
             digest: String::new(),
         });
         let logged = newest.step.max(recovered.logged);
+        let largest = recovered
+            .scaled
+            .unwrap_or(config.spec.membership.max_workers);
         let mut machine = Self {
             config,
             term: recovered.term,
@@ -88,7 +93,8 @@ impl RunMachine {
             digests: Digests::default(),
             forget: recovered.distrusted.contains(&recovered.generation),
             distrusted: recovered.distrusted,
-            diverging: 0,
+            notes: 0,
+            largest,
             kept: Step(0),
             patience: Patience::default(),
             fingerprint: recovered
@@ -145,8 +151,10 @@ impl RunMachine {
             }
             Event::Tick => self.on_tick(now),
             Event::StopRequested { reason } => self.on_stop_requested(now, reason),
+            Event::ScaleRequested { workers } => self.on_scale_requested(now, workers),
             Event::Journaled => self.on_journaled(now),
             Event::CheckpointCommitted(committed) => self.on_committed(committed),
+            Event::CheckpointDamaged(damaged) => self.on_scrubbed(&damaged),
             Event::StillInOffice => {
                 self.confirming = false;
                 self.confirm_at = now.after(self.config.timing.confirm_ms);
@@ -287,6 +295,24 @@ impl RunMachine {
             self.stop = Some(reason);
         }
         self.settle(now);
+    }
+
+    fn on_scale_requested(&mut self, now: Millis, workers: u32) {
+        if self.largest != workers {
+            let was = std::mem::replace(&mut self.largest, workers);
+            self.log(
+                Level::Info,
+                format!("the run is scaled from {was} to {workers} workers"),
+            );
+            self.note(Record::Scaled { workers });
+        }
+        self.settle(now);
+    }
+
+    /// Asks for a record that nothing waits for by itself. What comes after it in the journal does.
+    pub(super) fn note(&mut self, record: Record) {
+        self.notes += 1;
+        self.effects.push(Effect::Journal(record));
     }
 
     /// Looks whether something the present phase waits for has come about.

@@ -19,7 +19,7 @@
 //! | Forming    | every member has formed                            | Training   |
 //! | Forming    | a link or a member is lost; the deadline           | Fencing    |
 //! | Training   | a link or a member is lost, or a rank is stuck     | Fencing    |
-//! | Training   | somebody joins, leaves, or asks for a stop         | Draining   |
+//! | Training   | somebody joins, leaves, scales, or asks for a stop | Draining   |
 //! | Training   | a member reports the last step                     | Draining   |
 //! | Draining   | a link or a member is lost; the deadline           | Fencing    |
 //! | Draining   | all members ended at a boundary RECONFIGURE        | Gathering  |
@@ -93,6 +93,8 @@ pub struct Timing {
     pub unknown_ms: u64,
     /// Bytes per second at which a state arrives at the least: forming may take that much longer.
     pub slowest_copy: u64,
+    /// How often every checkpoint is read again.
+    pub scrub_ms: u64,
     /// How often a coordinator that waits for workers looks whether it was replaced: the workers it
     /// waits for may be with the other.
     pub confirm_ms: u64,
@@ -109,6 +111,7 @@ impl Default for Timing {
             stuck_ms: 30_000,
             unknown_ms: 600_000,
             slowest_copy: 10_000_000,
+            scrub_ms: 3_600_000,
             confirm_ms: 5_000,
         }
     }
@@ -160,6 +163,8 @@ pub struct Recovered {
     pub adopt: Option<GenerationRecord>,
     /// Generations whose members held different states of one step.
     pub distrusted: BTreeSet<Generation>,
+    /// How many workers may have a rank, if somebody changed it.
+    pub scaled: Option<u32>,
     /// The newest step in `metrics.jsonl`.
     pub logged: Step,
 }

@@ -36,6 +36,7 @@ impl RunMachine {
             admin_address: self.config.admin_address.clone(),
             error_kind,
             redo_is_exact: self.config.exact(),
+            max_workers: self.largest,
         }
     }
 

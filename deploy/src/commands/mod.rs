@@ -7,6 +7,8 @@ pub(crate) mod corpus;
 pub(crate) mod eval;
 pub(crate) mod flops;
 pub(crate) mod render;
+pub(crate) mod resume;
+pub(crate) mod scale;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod submit;

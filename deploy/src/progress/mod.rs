@@ -20,6 +20,8 @@ pub(crate) const LINE_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Progress {
     tally: RunTally,
     printed: u64,
+    /// Phase and reason, as shown last.
+    stands: String,
     view: View,
 }
 
@@ -52,6 +54,7 @@ impl Progress {
         Self {
             tally: RunTally::new(total_steps),
             printed: 0,
+            stands: String::new(),
             view,
         }
     }
@@ -62,6 +65,7 @@ impl Progress {
         Self {
             tally,
             printed: 0,
+            stands: String::new(),
             view: View::Quiet,
         }
     }
@@ -77,7 +81,14 @@ impl Progress {
     /// Takes in one event of the run.
     pub(crate) fn apply(&mut self, event: &Event) {
         match event {
-            Event::Status(status) => self.tally.total_steps = status.total_steps,
+            Event::Status(status) => {
+                self.tally.total_steps = status.total_steps;
+                let stands = format!("{}: {}", status.phase, status.reason);
+                if self.stands != stands {
+                    self.detail(&stands);
+                    self.stands = stands;
+                }
+            }
             Event::Step(step) => {
                 let first = self.tally.record(step);
                 if first && matches!(self.view, View::Lines) {

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use ringmaster_proto::v1::watch_run_response::Event;
+use ringmaster_proto::v1::{RunStatus, WorkerStatus};
 use ringmaster_proto::{ErrorKind, Step};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -80,6 +81,8 @@ struct Slot {
     leash: Option<Leash>,
     starts: u32,
     restarts: Restarts,
+    /// It was asked to leave, since the run has more workers than it is to have.
+    leaving: bool,
 }
 
 enum Phase {
@@ -102,6 +105,8 @@ pub(crate) struct Supervisor {
     endpoint: Endpoint,
     step: Step,
     kill_at: Option<Step>,
+    /// How many workers there are to be.
+    wanted: usize,
     peak_memory_bytes: Option<u64>,
     result: Option<Result<RunEnd, CliError>>,
 }
@@ -161,6 +166,7 @@ impl Supervisor {
             endpoint,
             step: Step(0),
             kill_at: topology.kill_one_at,
+            wanted: topology.workers as usize,
             peak_memory_bytes: None,
             result: None,
             topology,
@@ -177,6 +183,7 @@ impl Supervisor {
         let launch = self.topology.worker(address, slot, starts);
         let started = launch.start()?;
         self.slots[slot].starts += 1;
+        self.slots[slot].leaving = false;
         self.slots[slot].leash = Some(started.leash);
         let lines = started.stdout.map(|stdout| BufReader::new(stdout).lines());
         self.exits
@@ -200,7 +207,7 @@ impl Supervisor {
                     Some(Err(error)) => return Err(lost(error)),
                     None => break,
                 },
-                event = watcher.next() => self.reported(&event, progress),
+                event = watcher.next() => self.reported(&event, progress)?,
                 () = signals.next() => self.signalled(progress),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     progress.note("the deadline for ending passed; killing what is left");
@@ -323,6 +330,9 @@ impl Supervisor {
             }
             return Ok(());
         }
+        if self.alive() >= self.wanted {
+            return Ok(());
+        }
         let error = leash.error(status);
         match self.slots[slot].restarts.died(self.step) {
             Decision::Restart(reason) => {
@@ -340,7 +350,10 @@ impl Supervisor {
         }
     }
 
-    fn reported(&mut self, event: &Event, progress: &mut Progress) {
+    fn reported(&mut self, event: &Event, progress: &mut Progress) -> Result<(), CliError> {
+        if let Event::Status(status) = event {
+            self.scale(status)?;
+        }
         if let Event::Step(worker) = event {
             let applied = worker.step.as_ref().map_or(0, |step| step.step);
             self.step = self.step.max(Step(applied));
@@ -350,6 +363,45 @@ impl Supervisor {
             self.kill_at = None;
             self.kill_one(progress);
         }
+        Ok(())
+    }
+
+    fn alive(&self) -> usize {
+        let alive = self.slots.iter().filter(|slot| slot.leash.is_some());
+        alive.count()
+    }
+
+    /// Has as many workers as the run is to have: starts what is missing at once, and asks those to
+    /// leave that have become spare.
+    fn scale(&mut self, status: &RunStatus) -> Result<(), CliError> {
+        let wanted = status.max_workers as usize;
+        if !matches!(self.phase, Phase::Training) || wanted == 0 {
+            return Ok(());
+        }
+        let grows = wanted > std::mem::replace(&mut self.wanted, wanted);
+        self.topology.workers = status.max_workers;
+        while grows && self.alive() < wanted {
+            let free = self.slots.iter().position(|slot| slot.leash.is_none());
+            let slot = free.unwrap_or(self.slots.len());
+            if free.is_none() {
+                self.slots.push(Slot::default());
+            }
+            self.start_worker(slot)?;
+        }
+        let spare = |slot: &&mut Slot| {
+            let role = slot.leash.as_ref().map(Leash::role);
+            let is = |w: &WorkerStatus| role == Some(&w.worker_id) && w.state == "spare";
+            status.phase == "training" && !slot.leaving && status.workers.iter().any(is)
+        };
+        let leaving = self.slots.iter().filter(|slot| slot.leaving).count();
+        let surplus = self.alive().saturating_sub(wanted + leaving);
+        for slot in self.slots.iter_mut().filter(spare).take(surplus) {
+            slot.leaving = true;
+            if let Some(leash) = &slot.leash {
+                leash.signal(Signal::SIGTERM);
+            }
+        }
+        Ok(())
     }
 
     /// The demonstration: the last rank dies without warning.

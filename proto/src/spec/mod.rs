@@ -57,6 +57,14 @@ impl RunSpec {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// A run file that says every key.
+    ///
+    /// # Errors
+    /// A number that TOML has no room for: a seed above 2^63 - 1.
+    pub fn to_toml(&self) -> Result<String, SpecError> {
+        toml::to_string(self).map_err(|error| SpecError::Syntax(error.to_string()))
+    }
+
     /// blake3 of the canonical form, lower-case hex.
     pub fn hash(&self) -> String {
         blake3::hash(self.canonical().as_bytes())

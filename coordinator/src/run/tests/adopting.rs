@@ -33,6 +33,7 @@ impl Net {
             fingerprint: Some(self.fingerprint.to_owned()),
             adopt: adopt.then(|| self.last_generation().clone()),
             distrusted: self.distrusted(),
+            scaled: self.scaled(),
             logged: Step(self.lines.last().map_or(0, |line| line.step)),
             ..Default::default()
         };
@@ -41,6 +42,14 @@ impl Net {
         for fake in self.workers.values_mut() {
             fake.session = None;
         }
+    }
+
+    fn scaled(&self) -> Option<u32> {
+        let scaled = |record: &Record| match record {
+            Record::Scaled { workers } => Some(*workers),
+            _ => None,
+        };
+        self.journal.iter().rev().find_map(scaled)
     }
 
     fn distrusted(&self) -> BTreeSet<Generation> {

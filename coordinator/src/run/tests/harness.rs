@@ -323,6 +323,10 @@ impl Net {
         });
     }
 
+    pub(super) fn scale(&mut self, workers: u32) {
+        self.deliver(Event::ScaleRequested { workers });
+    }
+
     /// The store answers again.
     pub(super) fn write_journal(&mut self) {
         self.slow_store = false;

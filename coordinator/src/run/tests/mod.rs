@@ -8,4 +8,5 @@ mod harness;
 mod membership;
 mod random;
 mod recovery;
+mod scaling;
 mod stuck;

@@ -6,7 +6,7 @@ use ringmaster_proto::{ErrorKind, Generation, Step, Term, keys};
 
 use super::harness::{Net, TERM, held, id, state};
 use crate::record::{Origin as RecordedOrigin, Record};
-use crate::run::{End, Recovered};
+use crate::run::{Damaged, End, Event, Recovered};
 
 #[test]
 fn survivors_continue_from_the_state_most_members_hold() {
@@ -426,6 +426,26 @@ fn a_damaged_checkpoint_is_given_up_for_the_next_older_one() {
     net.write_part("d");
     let last = net.committed().pop().unwrap();
     assert_eq!((last.state, last.generation), (held(20), Generation(3)));
+}
+
+/// Whoever trains does not need it; whoever resumes later does not get it.
+#[test]
+fn a_checkpoint_found_damaged_while_training_disturbs_nobody_and_is_given_up() {
+    let mut net = Net::training(&["a", "b"], &[]);
+    for _ in 0..2 {
+        net.steps(10);
+        net.write_part("a");
+        net.write_part("b");
+    }
+    assert_eq!(net.machine.status().checkpoint_step, 20);
+    let folder = net.committed()[1].folder.clone();
+    let reason = "a flipped bit".to_owned();
+    net.deliver(Event::CheckpointDamaged(Damaged { folder, reason }));
+    assert_eq!(
+        (net.phase().as_str(), net.generations().len()),
+        ("training", 1)
+    );
+    assert_eq!(net.machine.status().checkpoint_step, 10);
 }
 
 #[test]

@@ -313,7 +313,11 @@ impl Talker {
         match task {
             Task::Prepare(_) => {
                 let address = format!("127.0.0.1:{}", 1 + self.number);
-                let body = self.agent.prepared(address, "f".to_owned());
+                let body = self.agent.prepared(v1::Prepared {
+                    ring_address: address,
+                    fingerprint: "f".to_owned(),
+                    ..Default::default()
+                });
                 self.tell(self.agent.envelope(Generation(0), body)).await;
                 let _nobody_counts = ready.send(()).await;
             }

@@ -22,7 +22,8 @@ use crate::run_folder::RunFolder;
 use crate::signals::{self, Signals};
 use crate::supervisor::{RunEnd, Supervisor, Topology};
 
-use self::workers::{Workers, lanes_line, with_workers};
+pub(super) use self::workers::Workers;
+use self::workers::{lanes_line, with_workers};
 
 /// Arguments of `train`.
 #[derive(Args, Debug)]
@@ -51,6 +52,31 @@ pub(crate) struct TrainArgs {
     /// Form of the result on stdout
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+}
+
+impl TrainArgs {
+    /// A run and what it runs on; everything else as if nothing were said.
+    pub(super) fn of(run: RunFile, workers: Workers, device: DeviceChoice) -> Self {
+        Self {
+            run,
+            workers: Some(workers),
+            dry_run: false,
+            fresh: false,
+            kill_one_at: None,
+            device,
+            exit_with_parent: false,
+            output: Output::default(),
+        }
+    }
+
+    /// The same, in this form; `dry_run` changes nothing.
+    pub(super) fn told(self, dry_run: bool, output: Output) -> Self {
+        Self {
+            dry_run,
+            output,
+            ..self
+        }
+    }
 }
 
 /// A run that is about to be trained.

@@ -15,7 +15,7 @@ const USUAL: u32 = 2;
 
 /// As written on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Workers {
+pub(crate) enum Workers {
     /// One per GPU.
     Auto,
     /// So many, whatever there is to compute on.

@@ -1,0 +1,84 @@
+//! `ringmaster resume`: a run as its journal has it, without its run file.
+
+use std::path::Path;
+
+use clap::Args;
+use ringmaster_dataset::Store;
+use ringmaster_proto::{ErrorKind, RunSpec};
+use ringmaster_worker::DeviceChoice;
+
+use super::train::{self, TrainArgs, Workers};
+use crate::error::{CliError, Exit};
+use crate::logging::LogFormat;
+use crate::output::Output;
+use crate::run_file::RunFile;
+use crate::run_folder::RunFolder;
+
+/// Arguments of `resume`.
+#[derive(Args, Debug)]
+pub(crate) struct ResumeArgs {
+    /// Name of a run below ./ringmaster-runs, its folder, or the URL of its root in a store; without
+    /// it, the newest
+    #[arg(value_name = "RUN")]
+    run: Option<String>,
+    /// Change one key that a resume may change, such as run.steps
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Worker processes, as for `train` [default: as many as before]
+    #[arg(long, value_name = "N|auto")]
+    workers: Option<Workers>,
+    /// Check everything, print what would run, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// What to compute on: auto, cpu or cuda:N
+    #[arg(long, default_value_t)]
+    device: DeviceChoice,
+    /// Form of the result on stdout
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Trains on from where the run stands.
+pub(crate) async fn run(args: ResumeArgs, log_format: LogFormat) -> Result<Exit, CliError> {
+    let root = match args.run.as_deref() {
+        Some(url) if url.contains("://") => Store::open(url)?,
+        run => Store::open(&RunFolder::find(run)?.path().to_string_lossy())?,
+    };
+    let history = ringmaster_coordinator::history(&root).await?;
+    let history = history.ok_or_else(|| {
+        let next = "name another, or start it with `ringmaster train`";
+        CliError::refused(ErrorKind::Invalid, root.url(), "has no journal", next)
+    })?;
+    let mut spec = RunSpec::from_canonical(&history.spec_json)?;
+    if let Some(moved) = moved(&spec, args.run.as_deref())? {
+        spec.run.store = moved;
+    }
+    let folder = RunFolder::of(&spec);
+    folder.create()?;
+    let path = folder.run_file();
+    std::fs::write(&path, spec.to_toml()?).map_err(|error| CliError::file(&path, &error))?;
+    let workers = args
+        .workers
+        .unwrap_or(Workers::Number(spec.membership.max_workers));
+    let file = RunFile {
+        path: Some(path),
+        overrides: args.overrides,
+    };
+    let train = TrainArgs::of(file, workers, args.device);
+    train::run(train.told(args.dry_run, args.output), log_format).await
+}
+
+/// The store that a local run lies in by now, if not where its journal says: relative to another
+/// folder than then, or moved.
+fn moved(spec: &RunSpec, run: Option<&str>) -> Result<Option<String>, CliError> {
+    if run.is_some_and(|run| run.contains("://")) {
+        return Ok(None);
+    }
+    let found = RunFolder::find(run)?;
+    let place = |path: &Path| path.canonicalize().ok();
+    if place(found.path()) == place(RunFolder::of(spec).path()) {
+        return Ok(None);
+    }
+    let parent = found.path().parent().unwrap_or(Path::new("."));
+    Ok(Some(parent.to_string_lossy().into_owned()))
+}
