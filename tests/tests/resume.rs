@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
 use ringmaster_proto::ErrorKind;
+use ringmaster_proto::v1::watch_run_response::Event;
 use ringmaster_tests::process::Process;
 use ringmaster_tests::sandbox::{EVERYTHING, SMALL, Sandbox};
 use ringmaster_tests::watch::Watch;
@@ -90,6 +91,67 @@ fn the_stop_command_stops_at_a_boundary_and_the_same_command_continues() {
         let asked = sandbox.run(args).succeeded();
         assert_eq!(asked.last_object()["run"], SMALL);
     });
+}
+
+/// The journal alone says what the run is.
+#[test]
+fn a_stopped_run_is_resumed_without_its_run_file() {
+    let expected = undisturbed();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let process = live_run(&mut sandbox);
+    process.signal(Signal::SIGINT);
+    process.finish().stopped();
+    std::fs::remove_file(sandbox.folder().join("run.toml")).unwrap();
+    let finished = sandbox
+        .run(["resume", SMALL, "--output", "json"])
+        .succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    sandbox.assert_nothing_left();
+}
+
+/// Two workers, then three, then one: each change at a step boundary, and the run is none the wiser.
+#[test]
+fn scaling_a_live_run_changes_nothing_of_it() {
+    let expected = undisturbed();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let mut process = sandbox.start(TRAIN);
+    let watch = Watch::open(&mut process, &sandbox.run_folder(SMALL));
+    watch.wait_for_step(20);
+    sandbox.note_sockets();
+    for workers in ["3", "1"] {
+        let asked = ["scale", workers, SMALL, "--output", "json"];
+        sandbox.run(asked).succeeded();
+        let trains = |event: &Event| {
+            let Event::Status(status) = event else {
+                return false;
+            };
+            let ranked = status.workers.iter().filter(|w| w.state == "ranked");
+            let all = status.workers.len().to_string();
+            status.phase == "training" && ranked.count().to_string() == workers && all == workers
+        };
+        watch.wait_for("the other number of workers to train", trains);
+    }
+    let finished = process.finish().succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    assert_eq!(
+        sandbox.metrics(SMALL).len() as u64,
+        STEPS,
+        "no step was redone"
+    );
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_number_of_workers_that_cannot_be_is_refused_in_one_sentence() {
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    let process = live_run(&mut sandbox);
+    for workers in ["0", "1000"] {
+        let asked = sandbox.run(["scale", workers, SMALL]);
+        let sentence = asked.refused(ErrorKind::Invalid.exit_code().into());
+        assert!(sentence.contains("workers cannot be"), "{sentence}");
+    }
+    process.signal(Signal::SIGINT);
+    process.finish().stopped();
 }
 
 /// Two workers up to the middle, then three: what was drawn, averaged and measured until then goes

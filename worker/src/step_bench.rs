@@ -10,6 +10,7 @@ use ringmaster_proto::RunSpec;
 use ringmaster_proto::vocab::RESERVED;
 use ringmaster_ring::{Abort, Membership, Options, Ring, RingListener};
 
+use crate::doing::Doing;
 use crate::engine::{Collective, Engine, Seconds, Work};
 use crate::feeder::MicroBatch;
 use crate::objective::{Lens, Objective, Tokens};

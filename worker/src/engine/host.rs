@@ -248,6 +248,7 @@ mod tests {
     use ringmaster_proto::RunSpec;
 
     use super::*;
+    use crate::doing::Doing;
     use crate::objective::Objective;
     use crate::step_bench::made_up;
 
