@@ -5,7 +5,9 @@
 // Every line of this crate runs in a test: a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod hosts;
 mod leftovers;
+pub mod namespace;
 pub mod photographs;
 pub mod process;
 pub mod s3;

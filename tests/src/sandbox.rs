@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::leftovers::{self, Marker};
+use crate::namespace::Namespace;
 use crate::process::{Finished, Process};
 use crate::s3::S3Server;
 
@@ -36,6 +37,9 @@ pub const EVERYTHING: [&str; 13] = [
     "train.label_smoothing=0.1",
 ];
 
+/// Where runs are, in the folder of a sandbox.
+pub const RUNS: &str = "ringmaster-runs";
+
 /// Name of the run in [`SMALL_RUN`].
 pub const SMALL: &str = "small";
 
@@ -43,6 +47,8 @@ pub const SMALL: &str = "small";
 pub struct Sandbox {
     command: PathBuf,
     folder: tempfile::TempDir,
+    /// The same folder, as whoever mounted something in it sees it.
+    seen: PathBuf,
     environment: BTreeMap<String, String>,
     marker: Marker,
     outside_before: BTreeSet<PathBuf>,
@@ -63,6 +69,7 @@ impl Sandbox {
         std::fs::create_dir(folder.path().join("tmp")).expect("a folder for temporary files");
         let sandbox = Self {
             command: command.into(),
+            seen: folder.path().to_owned(),
             environment: BTreeMap::new(),
             marker: Marker::new(folder.path()),
             outside_before: leftovers::files_outside(),
@@ -97,7 +104,20 @@ impl Sandbox {
 
     /// Starts `ringmaster ARGS` in a process group of its own, as a shell does.
     pub fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Process {
-        let mut command = Command::new(&self.command);
+        self.start_as(Command::new(&self.command), args)
+    }
+
+    /// The command under test.
+    pub fn command(&self) -> &Path {
+        &self.command
+    }
+
+    /// Starts `command ARGS`, which is the command under test, in whatever way it is run.
+    pub fn start_as<S: AsRef<OsStr>>(
+        &self,
+        mut command: Command,
+        args: impl IntoIterator<Item = S>,
+    ) -> Process {
         command
             .args(args)
             .current_dir(self.folder())
@@ -122,9 +142,14 @@ impl Sandbox {
         self.start(args).finish()
     }
 
+    /// From now on what runs leave is looked for where `mounts` has it.
+    pub fn look_in(&mut self, mounts: &Namespace) {
+        self.seen = mounts.seen(self.folder());
+    }
+
     /// The local folder of a run.
     pub fn run_folder(&self, run: &str) -> PathBuf {
-        self.folder().join("ringmaster-runs").join(run)
+        self.seen.join(RUNS).join(run)
     }
 
     /// Every line of the run's `metrics.jsonl`.

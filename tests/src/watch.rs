@@ -39,6 +39,11 @@ impl Watch {
         }
     }
 
+    /// Where the coordinator listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The run as the coordinator sees it now.
     pub fn status(&self) -> RunStatus {
         let ask = async {

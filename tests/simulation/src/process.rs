@@ -259,7 +259,7 @@ impl World {
                 } => self.processes[id.0].reports.rewind(completed, in_force),
                 Task::Abort(_) => self.abort(id),
                 Task::Form(form) => self.form(id, form),
-                Task::Start(generation) => self.start(id, generation),
+                Task::Start(generation, _) => self.start(id, generation),
                 Task::Fence(generation) => self.leave(id, generation),
                 Task::Drain(boundary) => {
                     if let Some(active) = &mut self.processes[id.0].active {
