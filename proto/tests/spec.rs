@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use ringmaster_proto::RunSpec;
+use ringmaster_proto::spec::{Auto, Every};
 
 fn parse(text: &str) -> Result<RunSpec, String> {
     RunSpec::parse(text, &[]).map_err(|error| error.to_string())
@@ -37,12 +38,28 @@ fn an_impossible_combination_names_its_key() {
         ("run.name=Bad Name", "run.name"),
         ("data.validation=1.5", "data.validation"),
         ("train.lr=-1", "train.lr"),
+        ("checkpoint.every=0", "checkpoint.every"),
+        ("checkpoint.keep_every=7", "checkpoint.keep_every"),
     ] {
         let error = RunSpec::parse("", &[set.to_owned()])
             .unwrap_err()
             .to_string();
         assert!(error.contains(key), "{set}: {error}");
     }
+}
+
+#[test]
+fn checkpoints_are_taken_every_so_many_steps_or_as_often_as_pays() {
+    let every = |value: &str| {
+        let set = [format!("checkpoint.every={value}")];
+        RunSpec::parse("", &set)
+            .map(|spec| spec.checkpoint.every)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(every("7"), Ok(Every::Steps(7)));
+    assert_eq!(every("auto"), Ok(Every::Auto(Auto::Auto)));
+    let error = every("sometimes").unwrap_err();
+    assert!(error.contains("a number of steps, or \"auto\""), "{error}");
 }
 
 #[test]

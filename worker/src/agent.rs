@@ -271,7 +271,9 @@ impl Agent {
                 self.reins = Some(reins.clone());
                 self.command(Command::Form(form, reins));
             }
-            Task::Start(generation) => self.command(Command::Start(generation)),
+            Task::Start(generation, failures) => {
+                self.command(Command::Start(generation, failures));
+            }
             Task::Fence(generation) => self.command(Command::Fence(generation)),
             Task::Drain(boundary) => {
                 if let Some(reins) = &self.reins {

@@ -6,6 +6,7 @@
 
 mod agent;
 mod batch;
+mod cadence;
 pub mod checkpoint;
 mod device;
 mod doing;

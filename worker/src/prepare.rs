@@ -12,6 +12,7 @@ use ringmaster_proto::RunSpec;
 use ringmaster_proto::v1::{Alive, Welcome};
 use ringmaster_ring::RingListener;
 
+use crate::cadence::Cadence;
 use crate::doing::Doing;
 use crate::outbox::{Outbox, outbox};
 use crate::sample::Sampler;
@@ -184,6 +185,7 @@ fn build(
     let mailbox = Arc::new(mailbox);
     let saver = Saver::new(root.clone(), runtime.clone(), Arc::clone(&mailbox));
     let doing = Doing::new();
+    let cadence = Cadence::new(spec.checkpoint.every);
     let state_bytes = trainer.state_bytes();
     let session = Session {
         spec,
@@ -198,6 +200,7 @@ fn build(
         runtime,
         mailbox,
         doing: doing.clone(),
+        cadence,
         holds_state: false,
     };
     let (commands, inbox) = std::sync::mpsc::sync_channel(COMMANDS);

@@ -80,7 +80,8 @@ impl Drop for Busy {
 struct UnderWay {
     step: Step,
     began: Instant,
-    task: JoinHandle<Result<(), WorkerError>>,
+    /// Comes to what it took, seconds.
+    task: JoinHandle<Result<f64, WorkerError>>,
 }
 
 /// The one who writes parts; dropping it gives up what is under way.
@@ -137,7 +138,7 @@ impl Saver {
             let seconds = began.elapsed().as_secs_f64();
             tracing::info!(%step, bytes = written.bytes, seconds, "part written");
             mailbox.put(generation, Body::PartWritten(written));
-            Ok(())
+            Ok(seconds)
         };
         let write = write.instrument(tracing::Span::current());
         self.under_way = Some(UnderWay {
@@ -147,26 +148,27 @@ impl Saver {
         });
     }
 
-    /// Takes note of a write that has ended; never waits for one that has not.
+    /// Takes note of a write that has ended, and returns what it took, seconds; never waits for one that
+    /// has not.
     ///
     /// # Errors
     /// What no later attempt mends. A store that is away only costs this checkpoint.
-    pub(crate) fn check(&mut self) -> Result<(), WorkerError> {
+    pub(crate) fn check(&mut self) -> Result<Option<f64>, WorkerError> {
         if self.busy.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(None);
         }
         // Nothing is left of it but its outcome.
         self.settle(&Abort::new())
     }
 
     /// Takes note of a write once it has ended; gives way to `abort`.
-    pub(crate) fn settle(&mut self, abort: &Abort) -> Result<(), WorkerError> {
+    pub(crate) fn settle(&mut self, abort: &Abort) -> Result<Option<f64>, WorkerError> {
         let step = self.under_way.as_ref().map_or(Step(0), |old| old.step);
         match self.wait(abort) {
             Err(error) if error.kind() == ErrorKind::Retry => {
                 abort.check()?;
                 tracing::warn!("no checkpoint of step {step}: {error}");
-                Ok(())
+                Ok(None)
             }
             ended => ended,
         }
@@ -174,16 +176,16 @@ impl Saver {
 
     /// Waits for the end of the write that is under way, and says what became of it. Gives way to
     /// `abort`.
-    pub(crate) fn wait(&mut self, abort: &Abort) -> Result<(), WorkerError> {
+    pub(crate) fn wait(&mut self, abort: &Abort) -> Result<Option<f64>, WorkerError> {
         while let Some(old) = &mut self.under_way {
             let ended = async { timeout(LOOK, &mut old.task).await };
             if let Ok(ended) = self.runtime.block_on(ended) {
                 self.under_way = None;
-                return ended.map_err(|error| ended_early(&error))?;
+                return ended.map_err(|error| ended_early(&error))?.map(Some);
             }
             abort.check()?;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Loses interest in what is under way: its generation is over.

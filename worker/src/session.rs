@@ -18,6 +18,7 @@ use ringmaster_proto::{ErrorKind, Generation, Rank, RunSpec, Step, WorldSize};
 use ringmaster_ring::{self as ring, Abort, Ring, RingError, RingListener};
 use tokio::runtime::Handle;
 
+use crate::cadence::Cadence;
 use crate::checkpoint::Place;
 use crate::doing::Doing;
 use crate::feeder::Feeder;
@@ -35,7 +36,7 @@ pub(crate) enum Command {
     /// Become part of a generation: links, then the state at its resume point.
     Form(Form, Reins),
     /// Every rank has formed: step until a boundary or a fence.
-    Start(Generation),
+    Start(Generation, f64),
     /// Apply nothing more in this generation, and say what is held.
     Fence(Generation),
     /// End the thread.
@@ -66,6 +67,7 @@ pub(crate) struct Session {
     pub(crate) runtime: Handle,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) doing: Doing,
+    pub(crate) cadence: Cadence,
     /// Whether the trainer's state is one of the run's, not just fresh memory.
     pub(crate) holds_state: bool,
 }
@@ -110,7 +112,8 @@ impl Session {
                         }
                     }
                 }
-                Command::Start(generation) => {
+                Command::Start(generation, failures) => {
+                    self.cadence.expect_failures(failures);
                     let waits = |a: &&mut Active| a.generation == generation && !a.started;
                     if let Some(active) = active.as_mut().filter(waits) {
                         active.started = true;
@@ -168,6 +171,7 @@ impl Session {
             abort,
             drain,
             saving: self.saver.vote(),
+            save: false,
             doing: self.doing.clone(),
         };
         Ok(Active {
@@ -230,6 +234,7 @@ impl Session {
         loop {
             let span = tracing::info_span!("step", step = self.trainer.step_count());
             let _entered = span.enter();
+            active.member.save = active.rank.0 == 0 && self.cadence.wants(Instant::now());
             let (done, agreed) = self.trainer.step(&mut feeder, &mut active.member)?;
             let (loss, seconds, digest) = (done.loss, done.step_seconds, done.digest.clone());
             self.trainer.check_bad_rows(self.corpus.train.rows())?;
@@ -258,9 +263,11 @@ impl Session {
         agreed: Agreed,
         digest: String,
     ) -> Result<f64, WorkerError> {
-        self.saver.check()?;
+        if let Some(seconds) = self.saver.check()? {
+            self.cadence.written(seconds);
+        }
         let step = self.trainer.step_count();
-        if !step.is_multiple_of(self.spec.checkpoint.every) {
+        if !self.cadence.due(step, agreed.save) {
             return Ok(0.0);
         }
         if agreed.saving {
@@ -285,7 +292,9 @@ impl Session {
         };
         let snapshot = Snapshot::of(place, state, digest, layout);
         self.saver.start(snapshot);
-        Ok(started.elapsed().as_secs_f64())
+        let stalled = started.elapsed().as_secs_f64();
+        self.cadence.began(Instant::now(), stalled);
+        Ok(stalled)
     }
 
     /// Ends at an agreed boundary; one that ends the run writes a checkpoint first, and waits for a

@@ -29,6 +29,8 @@ pub(crate) struct Statistics {
     pub(crate) reconfigure: i64,
     /// Ranks whose part of an earlier checkpoint is still being written.
     pub(crate) saving: i64,
+    /// Ranks that want a checkpoint at this boundary.
+    pub(crate) save: i64,
 }
 
 impl Statistics {
@@ -105,8 +107,8 @@ impl Statistics {
 
     /// What is known afterwards.
     pub(crate) fn outcome(&self) -> Vec<i64> {
-        let others = [self.bad_values, self.stop, self.reconfigure, self.saving];
-        [&self.loss[..], &others].concat()
+        let votes = [self.stop, self.reconfigure, self.saving, self.save];
+        [&self.loss[..], &[self.bad_values], &votes].concat()
     }
 
     /// Takes the sums of [`Self::counts`] over the ranks.
@@ -121,7 +123,7 @@ impl Statistics {
         let mut next = numbers(sums);
         self.loss = std::array::from_fn(|_| next());
         (self.bad_values, self.stop) = (next(), next());
-        (self.reconfigure, self.saving) = (next(), next());
+        (self.reconfigure, self.saving, self.save) = (next(), next(), next());
     }
 }
 
@@ -154,6 +156,7 @@ mod tests {
         ranks[1].reconfigure = 1;
         ranks[0].saving = 1;
         ranks[1].saving = 1;
+        ranks[1].save = 1;
         let sum = |vector: fn(&Statistics) -> Vec<i64>| -> Vec<i64> {
             let [a, b] = [0, 1].map(|rank| vector(&ranks[rank]));
             a.iter().zip(&b).map(|(a, b)| a + b).collect()
@@ -162,7 +165,7 @@ mod tests {
         all.set_counts(&sum(Statistics::counts));
         all.set_outcome(&sum(Statistics::outcome));
         assert_eq!((all.rows, all.reconfigure, all.stop), (7, 1, 0));
-        assert_eq!(all.saving, 2);
+        assert_eq!((all.saving, all.save), (2, 1));
         assert_eq!((all.bad_values, all.all_tokens()), (1, 12));
         let mut losses = [None; Objective::COUNT];
         losses[caption as usize] = Some(1.0);

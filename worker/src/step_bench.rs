@@ -112,6 +112,7 @@ impl StepBench {
             lanes: &self.lanes,
             asked: &AtomicI32::new(0),
             saving: &AtomicBool::new(false),
+            save: false,
             doing: &Doing::new(),
         };
         let none = &mut Collective::default();

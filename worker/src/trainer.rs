@@ -46,6 +46,8 @@ pub(crate) struct Membership {
     pub(crate) drain: Arc<AtomicI32>,
     /// Whether this rank still writes its part of an earlier checkpoint.
     pub(crate) saving: Arc<AtomicBool>,
+    /// Whether this rank wants a checkpoint after the next step.
+    pub(crate) save: bool,
     /// Where the coordinator reads what this rank is at.
     pub(crate) doing: Doing,
 }
@@ -57,6 +59,8 @@ pub(crate) struct Agreed {
     pub(crate) boundary: Boundary,
     /// Somebody still writes a part of an earlier checkpoint, so none begins here.
     pub(crate) saving: bool,
+    /// Somebody wants a checkpoint here.
+    pub(crate) save: bool,
 }
 
 impl Trainer {
@@ -179,6 +183,7 @@ impl Trainer {
             lanes: &input.lanes,
             asked: &member.drain,
             saving: &member.saving,
+            save: member.save,
             doing: &member.doing,
         };
         member.doing.begin(Activity::Compute, step);
@@ -197,6 +202,7 @@ impl Trainer {
         let agreed = Agreed {
             boundary: self.boundary(all),
             saving: all.saving > 0,
+            save: all.save > 0,
         };
 
         let done = StepDone {

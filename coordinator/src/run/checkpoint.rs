@@ -238,6 +238,8 @@ pub(super) fn manifest(
 
 #[cfg(test)]
 mod tests {
+    use ringmaster_proto::spec::Every;
+
     use super::*;
 
     fn checkpoint(generation: u64, step: u64) -> Committed {
@@ -301,7 +303,7 @@ mod tests {
 
     fn keeping(keep: u32, keep_every: u64) -> CheckpointSpec {
         CheckpointSpec {
-            every: 1,
+            every: Every::Steps(1),
             keep,
             keep_every,
         }

@@ -18,6 +18,7 @@ impl RunMachine {
     pub(super) fn fence(&mut self, now: Millis, reason: String, label: &'static str) {
         self.idle_since.get_or_insert(now);
         self.measure(Measure::StepAborted(label));
+        self.failures += 1;
         if let Some(why) = self.patience.lost(self.steps.highest(), &reason) {
             return self.fail(ErrorKind::Internal, why);
         }

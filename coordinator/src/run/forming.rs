@@ -16,6 +16,8 @@ use super::resume::{Holder, ResumePoint, decide};
 use super::{Effect, End, Level, Measure, Millis};
 use crate::record::{GenerationRecord, Held, Origin, Record};
 
+const DAY_SECONDS: f64 = 86_400.0;
+
 impl RunMachine {
     /// Goes back to waiting for workers, and on at once if there are enough.
     pub(super) fn gather(&mut self, now: Millis, reason: String) {
@@ -342,8 +344,11 @@ impl RunMachine {
 
     /// Lets every member train.
     pub(super) fn start(&mut self, now: Millis, reason: String) {
+        // As if a day had passed before with one failure, so that the first says little.
+        let observed = DAY_SECONDS + now.0 as f64 / 1e3;
+        let failure_seconds = observed / (1.0 + f64::from(self.failures));
         for id in self.members.clone() {
-            self.send(&id, Body::Start(v1::Start {}));
+            self.send(&id, Body::Start(v1::Start { failure_seconds }));
         }
         if let Some(since) = self.idle_since.take() {
             self.measure(Measure::Rendezvous(now.0.saturating_sub(since.0)));

@@ -36,6 +36,8 @@ pub struct RunMachine {
     pub(super) distrusted: BTreeSet<Generation>,
     /// Records on their way to the store that nothing is waiting for by itself.
     pub(super) notes: usize,
+    /// Generations that ended in a fence, under this coordinator.
+    pub(super) failures: u32,
     /// How many workers may have a rank.
     pub(super) largest: u32,
     /// The next generation redoes steps that may come to something else.
@@ -94,6 +96,7 @@ impl RunMachine {
             forget: recovered.distrusted.contains(&recovered.generation),
             distrusted: recovered.distrusted,
             notes: 0,
+            failures: 0,
             largest,
             kept: Step(0),
             patience: Patience::default(),

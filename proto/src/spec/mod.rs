@@ -17,9 +17,9 @@ pub use model::{
 };
 pub use parse::SpecError;
 pub use sections::{
-    CheckpointSpec, Columns, DataSpec, EvalSpec, InitSpec, InitWeights, KubernetesSpec,
-    MembershipSpec, Precision, Reduction, RunSection, Sampling, Source, TaskSpec, TrainSpec,
-    Transport, Validation,
+    Auto, CheckpointSpec, Columns, DataSpec, EvalSpec, Every, InitSpec, InitWeights,
+    KubernetesSpec, MembershipSpec, Precision, Reduction, RunSection, Sampling, Source, TaskSpec,
+    TrainSpec, Transport, Validation,
 };
 
 use serde::{Deserialize, Serialize};

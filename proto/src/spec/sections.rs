@@ -279,13 +279,31 @@ pub struct MembershipSpec {
     pub join_window: Duration,
 }
 
+/// How often a checkpoint is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a number of steps, or \"auto\"")]
+pub enum Every {
+    /// Every so many steps.
+    Steps(u64),
+    /// As often as pays: see [`Auto`].
+    Auto(Auto),
+}
+
+/// `"auto"`: the interval follows from what a checkpoint costs and how often the run fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Auto {
+    /// The only one.
+    Auto,
+}
+
 /// `[checkpoint]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointSpec {
     /// Steps between checkpoints. Survivors continue from memory; this bounds what is lost when
     /// nobody survives.
-    pub every: u64,
+    pub every: Every,
     /// How many of the newest are kept.
     pub keep: u32,
     /// Besides, those of every that many steps are kept for ever; 0: none.

@@ -1,6 +1,6 @@
 //! Impossible values and combinations, each refused with its key and what would work.
 
-use super::{ImageEncoder, RunSpec, SpecError, Validation};
+use super::{Every, ImageEncoder, RunSpec, SpecError, Validation};
 use crate::ids::is_name;
 
 fn refuse(key: &'static str, value: impl ToString, reason: &str) -> SpecError {
@@ -225,7 +225,11 @@ impl RunSpec {
                 "must be 0 <= x < 1",
             )?;
         }
-        let every = self.checkpoint.every;
+        let every = match self.checkpoint.every {
+            Every::Steps(steps) => steps,
+            // Nothing but 0 is a multiple of what nobody knows yet.
+            Every::Auto(_) => u64::MAX,
+        };
         require(every > 0, "checkpoint.every", every, "must be at least 1")?;
         require(
             self.checkpoint.keep > 0,
@@ -238,7 +242,7 @@ impl RunSpec {
             kept.is_multiple_of(every),
             "checkpoint.keep_every",
             kept,
-            &format!("must be a multiple of checkpoint.every = {every}, or 0"),
+            "must be a multiple of the number of steps in checkpoint.every, or 0",
         )
     }
 

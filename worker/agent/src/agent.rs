@@ -34,8 +34,9 @@ pub enum Task {
     Abort(String),
     /// Become part of a generation.
     Form(Form),
-    /// Every rank has formed: step until a boundary or a fence.
-    Start(Generation),
+    /// Every rank has formed: step until a boundary or a fence. With the mean time between failures as
+    /// the coordinator estimates it, seconds.
+    Start(Generation, f64),
     /// Apply nothing more in this generation, and say what is held.
     Fence(Generation),
     /// Propose this boundary to the other ranks.
@@ -225,7 +226,9 @@ impl Agent {
         match directive.body {
             Some(Said::Welcome(welcome)) => self.welcome(welcome),
             Some(Said::FormRing(form)) => self.form(generation, form),
-            Some(Said::Start(_)) if self.prepared.is_some() => vec![Task::Start(generation)],
+            Some(Said::Start(start)) if self.prepared.is_some() => {
+                vec![Task::Start(generation, start.failure_seconds)]
+            }
             Some(Said::Fence(fence)) => self.fence(generation, fence.reason),
             Some(Said::Drain(drain)) if generation == self.generation && self.is_running() => {
                 let boundary = v1::Boundary::try_from(drain.intent).unwrap_or_default();

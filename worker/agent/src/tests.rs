@@ -65,7 +65,11 @@ fn training(term: u64, generation: u64) -> Agent {
     agent.direct(directive(term, generation, form(0)));
     let formed = Body::Formed(v1::Formed::default());
     agent.note(NOW, Generation(generation), formed);
-    agent.direct(directive(term, generation, Said::Start(v1::Start {})));
+    agent.direct(directive(
+        term,
+        generation,
+        Said::Start(v1::Start::default()),
+    ));
     agent
 }
 
@@ -159,7 +163,7 @@ fn anything() -> impl Strategy<Value = Said> {
     prop_oneof![
         any::<bool>().prop_map(welcome),
         (0..3u32).prop_map(form),
-        Just(Said::Start(v1::Start {})),
+        Just(Said::Start(v1::Start::default())),
         Just(fence()),
         (0..4i32).prop_map(|intent| Said::Drain(v1::Drain {
             intent,

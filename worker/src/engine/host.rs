@@ -271,6 +271,7 @@ mod tests {
             lanes: &lanes,
             asked: &AtomicI32::new(0),
             saving: &AtomicBool::new(false),
+            save: false,
             doing: &Doing::new(),
         };
         [0, 1, 2].map(|pass| {

@@ -28,6 +28,8 @@ pub(crate) struct Work<'a> {
     pub(crate) asked: &'a AtomicI32,
     /// Whether this rank's part of an earlier checkpoint is still being written; read as late.
     pub(crate) saving: &'a AtomicBool,
+    /// Whether this rank wants a checkpoint at this boundary.
+    pub(crate) save: bool,
     /// Where it is said that nothing is left to compute.
     pub(crate) doing: &'a Doing,
 }
@@ -66,5 +68,6 @@ impl Work<'_> {
         own.stop = i64::from(asked == Boundary::Stop as i32);
         own.reconfigure = i64::from(asked == Boundary::Reconfigure as i32);
         own.saving = i64::from(self.saving.load(Ordering::Acquire));
+        own.save = i64::from(self.save);
     }
 }

@@ -81,6 +81,7 @@ fn on_ring<T: Send>(world: u32, body: impl Fn(u32, Membership) -> T + Sync) -> V
             abort,
             drain: Arc::default(),
             saving: Arc::default(),
+            save: false,
             doing: Doing::new(),
         }
     };

@@ -327,7 +327,7 @@ impl Talker {
                 self.say(form.generation, Body::Formed(v1::Formed { held }))
                     .await;
             }
-            Task::Start(_) => self.trains = true,
+            Task::Start(..) => self.trains = true,
             Task::Fence(generation) => {
                 self.trains = false;
                 let held = self.held();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use clap::Parser;
+use ringmaster_proto::spec::Every;
 
 use super::*;
 
@@ -35,7 +36,8 @@ fn runs_differ_in_the_rule_alone_and_mix_two_objectives() {
         .map(|(key, _)| key)
         .collect();
     assert_eq!(mixed, ["tasks.captioning", "tasks.question_answering"]);
-    assert_eq!((uniform.checkpoint.every, uniform.checkpoint.keep), (10, 5));
+    let (every, keep) = (uniform.checkpoint.every, uniform.checkpoint.keep);
+    assert_eq!((every, keep), (Every::Steps(10), 5));
     for trial in &trials[1..] {
         let changes = uniform.changes(&trial.run.spec).into_iter();
         let mut keys: Vec<String> = changes.map(|change| change.key).collect();
