@@ -31,9 +31,11 @@ mod saver;
 mod session;
 mod statistics;
 pub mod step_bench;
+mod tax;
 mod trainer;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ringmaster_proto::WorkerId;
 use ringmaster_proto::auth::RunToken;
@@ -45,6 +47,7 @@ pub use evaluate::{
     Bench, Evaluation, Metric, ObjectiveLoss, Reference, Scores, TemplateScore, Verdict, evaluate,
     score,
 };
+pub use tax::{Tax, TaxSeconds};
 
 /// What a worker is started with; everything else comes from the coordinator.
 #[derive(Clone, Debug)]
@@ -59,6 +62,8 @@ pub struct WorkerOptions {
     pub ring_bind: IpAddr,
     /// What to compute on.
     pub device: DeviceChoice,
+    /// Where it is counted what it does besides training.
+    pub tax: Arc<Tax>,
 }
 
 /// How a worker's part in a run ended well.
@@ -78,5 +83,6 @@ pub async fn run(
     options: WorkerOptions,
     shutdown: CancellationToken,
 ) -> Result<WorkerOutcome, WorkerError> {
-    agent::Agent::new(options, shutdown).run().await
+    let tax = Arc::clone(&options.tax);
+    tax.agent(agent::Agent::new(options, shutdown).run()).await
 }

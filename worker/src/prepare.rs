@@ -201,6 +201,7 @@ fn build(
         mailbox,
         doing: doing.clone(),
         cadence,
+        tax: Arc::clone(&options.tax),
         holds_state: false,
     };
     let (commands, inbox) = std::sync::mpsc::sync_channel(COMMANDS);

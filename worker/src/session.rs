@@ -25,6 +25,7 @@ use crate::feeder::Feeder;
 use crate::outbox::Mailbox;
 use crate::sample::Sampler;
 use crate::saver::{Saver, Snapshot};
+use crate::tax::Tax;
 use crate::trainer::{Agreed, Membership, Trainer};
 use crate::{WorkerError, init, recovery};
 
@@ -68,6 +69,7 @@ pub(crate) struct Session {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) doing: Doing,
     pub(crate) cadence: Cadence,
+    pub(crate) tax: Arc<Tax>,
     /// Whether the trainer's state is one of the run's, not just fresh memory.
     pub(crate) holds_state: bool,
 }
@@ -117,7 +119,11 @@ impl Session {
                     let waits = |a: &&mut Active| a.generation == generation && !a.started;
                     if let Some(active) = active.as_mut().filter(waits) {
                         active.started = true;
-                        if let Err(error) = self.train(active) {
+                        let began = Instant::now();
+                        let trained = self.train(active);
+                        self.tax.training(began.elapsed());
+                        self.tax.keeper(active.member.ring.keeping());
+                        if let Err(error) = trained {
                             self.report_error(generation, Some(active.rank), error)?;
                         }
                     }
@@ -173,6 +179,7 @@ impl Session {
             saving: self.saver.vote(),
             save: false,
             doing: self.doing.clone(),
+            tax: Arc::clone(&self.tax),
         };
         Ok(Active {
             generation,
@@ -275,7 +282,9 @@ impl Session {
             tracing::warn!("no checkpoint of step {step}: {why}");
             return Ok(0.0);
         }
-        self.save(active, digest)
+        let stalled = self.save(active, digest)?;
+        self.tax.saving(Duration::from_secs_f64(stalled));
+        Ok(stalled)
     }
 
     /// Copies this rank's part of the state and begins to write it. `digest`: that of the state if it

@@ -22,6 +22,7 @@ use crate::objective::Objective;
 use crate::optimizer::{self, State};
 use crate::sampling::Rule;
 use crate::statistics::Statistics;
+use crate::tax::Tax;
 
 /// A model, its state and the buffers of its gradients: all a rank needs besides a ring and data.
 pub(crate) struct Trainer {
@@ -50,6 +51,7 @@ pub(crate) struct Membership {
     pub(crate) save: bool,
     /// Where the coordinator reads what this rank is at.
     pub(crate) doing: Doing,
+    pub(crate) tax: Arc<Tax>,
 }
 
 /// What the ranks agree on after a step.
@@ -215,7 +217,7 @@ impl Trainer {
             lr,
             skipped,
             bad_rows: all.bad_rows.cast_unsigned(),
-            digest: self.digest_if_due()?,
+            digest: self.digest_if_due(&member.tax)?,
             own_rows: input.statistics.rows.cast_unsigned(),
             compute_seconds: seconds.compute,
             reduce_seconds: seconds.reduce,
@@ -279,12 +281,15 @@ impl Trainer {
         }
     }
 
-    fn digest_if_due(&mut self) -> Result<String, WorkerError> {
+    fn digest_if_due(&mut self, tax: &Tax) -> Result<String, WorkerError> {
         let every = self.spec.train.digest_every;
         if every == 0 || !self.state.step.is_multiple_of(every) {
             return Ok(String::new());
         }
+        let began = Instant::now();
         let (state, layout) = self.state()?;
-        Ok(state.digest(layout))
+        let digest = state.digest(layout);
+        tax.digest(began.elapsed());
+        Ok(digest)
     }
 }

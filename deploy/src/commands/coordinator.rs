@@ -103,6 +103,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> Result<Exit, CliError> {
         step: step.0,
         digest,
         peak_memory_bytes: None,
+        tax: None,
     });
     Ok(if finished { Exit::Done } else { Exit::Stopped })
 }

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use ringmaster_proto::WorkerId;
 use ringmaster_proto::auth::RunToken;
-use ringmaster_worker::{DeviceChoice, WorkerOptions, WorkerOutcome};
+use ringmaster_worker::{DeviceChoice, Tax, WorkerOptions, WorkerOutcome};
 use ulid::Ulid;
 
 use crate::devices::Devices;
@@ -45,17 +46,23 @@ pub(crate) async fn run(args: WorkerArgs) -> Result<Exit, CliError> {
         signals::exit_with_parent();
     }
     let shutdown = Signals::listen()?.into_token();
+    let tax = Arc::new(Tax::default());
     let options = WorkerOptions {
         coordinator: args.coordinator,
         token: RunToken::read(&args.token_file)?,
         worker_id: args.name.map_or_else(unique_name, Ok)?,
         ring_bind: args.ring_bind,
         device: Devices::to_compute_on(args.device).first(),
+        tax: Arc::clone(&tax),
     };
     let left_early = shutdown.clone();
     let outcome = ringmaster_worker::run(options, shutdown).await?;
     let peak_memory_bytes = usage::peak_memory_bytes();
-    output::json(&WorkerEnd { peak_memory_bytes });
+    let tax = tax.seconds();
+    output::json(&WorkerEnd {
+        peak_memory_bytes,
+        tax,
+    });
     match outcome {
         WorkerOutcome::Finished => Ok(Exit::Done),
         WorkerOutcome::Stopped => Ok(Exit::Stopped),

@@ -20,6 +20,7 @@ use nix::sys::signal::Signal;
 use ringmaster_proto::v1::watch_run_response::Event;
 use ringmaster_proto::v1::{RunStatus, WorkerStatus};
 use ringmaster_proto::{ErrorKind, Step};
+use ringmaster_worker::TaxSeconds;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
@@ -44,7 +45,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(330);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How a run ended; the coordinator's last line on stdout.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunEnd {
     /// Whether all steps are done, or the run was stopped and can be resumed.
     pub(crate) finished: bool,
@@ -55,6 +56,9 @@ pub(crate) struct RunEnd {
     /// Most memory of any worker, which they say themselves; none that was killed does.
     #[serde(skip)]
     pub(crate) peak_memory_bytes: Option<u64>,
+    /// What the worker that spent most on other things than training spent on them.
+    #[serde(skip)]
+    pub(crate) tax: Option<TaxSeconds>,
 }
 
 /// What a worker cost; its last line on stdout.
@@ -62,6 +66,8 @@ pub(crate) struct RunEnd {
 pub(crate) struct WorkerEnd {
     /// Most resident memory it had.
     pub(crate) peak_memory_bytes: Option<u64>,
+    /// What it did besides training.
+    pub(crate) tax: TaxSeconds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +114,7 @@ pub(crate) struct Supervisor {
     /// How many workers there are to be.
     wanted: usize,
     peak_memory_bytes: Option<u64>,
+    tax: Option<TaxSeconds>,
     result: Option<Result<RunEnd, CliError>>,
 }
 
@@ -168,6 +175,7 @@ impl Supervisor {
             kill_at: topology.kill_one_at,
             wanted: topology.workers as usize,
             peak_memory_bytes: None,
+            tax: None,
             result: None,
             topology,
         };
@@ -216,10 +224,11 @@ impl Supervisor {
                 _ = tick.tick() => progress.tick(),
             }
         }
-        let peak_memory_bytes = self.peak_memory_bytes;
+        let (peak_memory_bytes, tax) = (self.peak_memory_bytes, self.tax);
         let end = self.result.take().transpose()?;
         Ok(end.map(|end| RunEnd {
             peak_memory_bytes,
+            tax,
             ..end
         }))
     }
@@ -256,8 +265,15 @@ impl Supervisor {
             Role::Coordinator => self.coordinator_exited(status, exited.last_line, progress)?,
             Role::Worker(slot) => {
                 let said = exited.last_line.as_deref().map(serde_json::from_str);
-                if let Some(Ok(WorkerEnd { peak_memory_bytes })) = said {
+                if let Some(Ok(WorkerEnd {
+                    peak_memory_bytes,
+                    tax,
+                })) = said
+                {
                     self.peak_memory_bytes = self.peak_memory_bytes.max(peak_memory_bytes);
+                    if tax.share() > self.tax.and_then(|tax| tax.share()) {
+                        self.tax = Some(tax);
+                    }
                 }
                 self.worker_exited(slot, status, progress)?;
             }

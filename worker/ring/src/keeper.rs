@@ -13,6 +13,7 @@
 //! comes for it.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -32,7 +33,11 @@ pub(crate) fn keep(links: &Links) {
     };
     loop {
         let closing = links.is_over();
-        match keeper.turn() {
+        let began = Instant::now();
+        let turned = keeper.turn();
+        let took = began.elapsed().as_nanos() as u64;
+        links.keeping.fetch_add(took, Ordering::Relaxed);
+        match turned {
             Ok(()) => {}
             // A successor that closes is all that a rank which leaves waits for.
             Err(_) if closing => return,

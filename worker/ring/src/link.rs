@@ -120,6 +120,8 @@ pub(crate) struct Links {
     pub(crate) received: AtomicU64,
     /// Nanoseconds in which a frame from the predecessor was under way.
     pub(crate) arriving: AtomicU64,
+    /// Nanoseconds that the keeper worked.
+    pub(crate) keeping: AtomicU64,
     /// Readable once the ring is broken or closing: wakes whoever polls a socket.
     pub(crate) wake: EventFd,
     on_broken: Option<OnBroken>,
@@ -157,6 +159,7 @@ impl Links {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             arriving: AtomicU64::new(0),
+            keeping: AtomicU64::new(0),
             wake,
             on_broken,
             plane: Mutex::new(plane),

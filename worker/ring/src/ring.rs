@@ -221,6 +221,12 @@ impl Ring {
         Duration::from_nanos(self.wire.as_ref().map_or(0, nanoseconds))
     }
 
+    /// What heartbeats and deadlines took so far, between collectives.
+    pub fn keeping(&self) -> Duration {
+        let nanoseconds = |wire: &Wire| wire.links.keeping.load(Ordering::Relaxed);
+        Duration::from_nanos(self.wire.as_ref().map_or(0, nanoseconds))
+    }
+
     /// Sums fixed point gradients over all ranks and brings the totals back:
     /// `out[i] = (sum of q[i] over ranks) * 2^-40 / divisor`, rounded once, see [`crate::fixed`].
     ///

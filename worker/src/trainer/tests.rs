@@ -82,6 +82,7 @@ fn on_ring<T: Send>(world: u32, body: impl Fn(u32, Membership) -> T + Sync) -> V
             drain: Arc::default(),
             saving: Arc::default(),
             save: false,
+            tax: Arc::default(),
             doing: Doing::new(),
         }
     };

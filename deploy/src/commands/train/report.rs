@@ -9,7 +9,7 @@ use ringmaster_coordinator::record::Held;
 use ringmaster_dataset::Store;
 use ringmaster_proto::checkpoint::CheckpointManifest;
 use ringmaster_proto::{ErrorKind, RunSpec};
-use ringmaster_worker::Evaluation;
+use ringmaster_worker::{Evaluation, TaxSeconds};
 use serde::Serialize;
 
 use crate::error::{CliError, Exit};
@@ -83,6 +83,8 @@ struct Cost {
     reduce_seconds: Option<f64>,
     /// Of the median step, those in which a worker waited for that with nothing else to do.
     exposed_seconds: Option<f64>,
+    /// What the worker that spent most on other things than training spent on them.
+    tax: Option<TaxSeconds>,
     /// Processor time of this command and all its processes, evaluation included.
     core_seconds: Option<f64>,
 }
@@ -95,6 +97,7 @@ impl Cost {
             examples_per_second: median(&steps, |step| step.rows as f64 / step.seconds),
             reduce_seconds: median(&steps, |step| step.reduce_seconds),
             exposed_seconds: median(&steps, |step| step.exposed_seconds),
+            tax: end.tax,
             core_seconds: usage::core_seconds(),
         }
     }
@@ -123,6 +126,24 @@ fn print_cost(cost: &Cost) {
         "all-reduce   {:.1} ms of the median step, {:.1} ms of them waited for",
         milliseconds(cost.reduce_seconds),
         milliseconds(cost.exposed_seconds),
+    );
+    if let Some(tax) = &cost.tax {
+        print_tax(tax);
+    }
+}
+
+/// How much of the time went into something else than training.
+fn print_tax(tax: &TaxSeconds) {
+    let Some(share) = tax.share() else { return };
+    let percent = |seconds: f64| 100.0 * seconds / tax.training_seconds;
+    eprintln!(
+        "besides      {:.2}% of a worker's time: reports {:.2}%, link heartbeats {:.2}%, digests {:.2}%, \
+         checkpoints {:.2}%",
+        100.0 * share,
+        percent(tax.agent_seconds),
+        percent(tax.keeper_seconds),
+        percent(tax.digest_seconds),
+        percent(tax.saving_seconds),
     );
 }
 
@@ -231,7 +252,7 @@ mod tests {
             r#"{"steps":0,"digest":"","exact_match":null,"baseline_exact_match":null,"#,
             r#""shuffled_exact_match":null,"caption_loss":null,"shuffled_caption_loss":null,"#,
             r#""peak_memory_bytes":null,"examples_per_second":null,"reduce_seconds":null,"#,
-            r#""exposed_seconds":null,"core_seconds":null}"#,
+            r#""exposed_seconds":null,"tax":null,"core_seconds":null}"#,
         );
         let finished = Finished {
             evaluation: &Evaluation::default(),
@@ -274,6 +295,7 @@ mod tests {
             step: 9,
             digest: digest.into(),
             peak_memory_bytes: None,
+            tax: None,
         };
         assert_eq!(comparison(&end("a"), &end("a"), Output::Json), Exit::Done);
         assert_eq!(
