@@ -35,7 +35,7 @@ pub struct Texts {
 /// A row as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EncodedRow {
-    /// JPEG, PNG or WebP; `None` where the column is null or was not read.
+    /// JPEG, PNG, WebP, GIF or BMP; `None` where the column is null or was not read.
     pub(crate) image: Option<Vec<u8>>,
     pub(crate) texts: Texts,
 }

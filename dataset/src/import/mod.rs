@@ -101,7 +101,7 @@ pub struct Row {
     pub image_id: String,
     /// Name of the picture's file below its folder; empty where the picture has no file.
     pub path: String,
-    /// JPEG, PNG or WebP.
+    /// JPEG, PNG, WebP, GIF or BMP.
     pub image: Bytes,
     /// What is said about it; of several answers to a question, the one most people gave.
     pub texts: Texts,

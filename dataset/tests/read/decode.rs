@@ -163,13 +163,28 @@ fn a_picture_that_claims_too_many_pixels_is_refused_from_its_header() {
     assert!(matches!(decode(&jpeg).unwrap_err(), BadImage::Size { .. }));
 }
 
+/// A GIF and a BMP say their size in the head too.
+#[test]
+fn other_formats_that_claim_too_many_pixels_are_refused_from_their_headers() {
+    let mut gif = include_bytes!("../fixtures/pixels/pictures/gif.gif").to_vec();
+    gif[6..10].fill(0xff);
+    let mut bmp = include_bytes!("../fixtures/pixels/pictures/bmp-rgb.bmp").to_vec();
+    bmp[18..22].copy_from_slice(&60_000_u32.to_le_bytes());
+    bmp[22..26].copy_from_slice(&60_000_u32.to_le_bytes());
+    for bytes in [gif, bmp] {
+        let size = |error| matches!(error, BadImage::Size { .. });
+        assert!(size(check(&bytes).unwrap_err()));
+        assert!(size(decode(&bytes).unwrap_err()));
+    }
+}
+
 #[test]
 fn too_many_bytes_and_no_picture_are_refused() {
     assert!(matches!(
         decode(&vec![0xff; 33 << 20]).unwrap_err(),
         BadImage::Bytes(_)
     ));
-    for bytes in [&b""[..], b"GIF89a", b"%PDF-1.7", &[0; 64]] {
+    for bytes in [&b""[..], b"II*\0", b"%PDF-1.7", &[0; 64]] {
         assert_eq!(decode(bytes).unwrap_err(), BadImage::Format);
     }
 }
@@ -190,6 +205,8 @@ fn samples() -> Vec<Vec<u8>> {
         include_bytes!("../fixtures/progressive.jpg").to_vec(),
         png(&gradient(), WIDTH, HEIGHT),
         webp,
+        include_bytes!("../fixtures/pixels/pictures/gif.gif").to_vec(),
+        include_bytes!("../fixtures/pixels/pictures/bmp-rgb.bmp").to_vec(),
     ]
 }
 
@@ -210,7 +227,7 @@ fn a_picture_cut_anywhere_is_an_error() {
 proptest! {
     #[test]
     fn damage_is_an_error_or_a_picture_and_never_a_panic(
-        which in 0_usize..4,
+        which in 0_usize..6,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut bytes = samples().swap_remove(which);
@@ -244,7 +261,13 @@ fn a_look_at_a_picture_agrees_with_decoding_it() {
         assert_eq!(check(good), Ok(()));
         assert!(decode(good).is_ok());
     }
-    for bad in [&b""[..], b"GIF89a", &whole[..20], &jpeg[..jpeg.len() / 2]] {
+    for bad in [
+        &b""[..],
+        b"GIF89a",
+        b"BM",
+        &whole[..20],
+        &jpeg[..jpeg.len() / 2],
+    ] {
         assert!(check(bad).is_err() && decode(bad).is_err());
     }
     let side = u32::try_from(PIXELS_MAX).unwrap();

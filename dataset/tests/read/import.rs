@@ -309,7 +309,7 @@ async fn a_broken_row_is_named_counted_and_left_out() {
         ),
         (
             r#"{"image": "rows.jsonl", "caption": "x"}"#,
-            "not JPEG, PNG or WebP",
+            "not JPEG, PNG, WebP, GIF or BMP",
         ),
         (
             r#"{"image": "pics/0.png", "caption": " "}"#,

@@ -10,6 +10,7 @@ mod foreign;
 mod import;
 mod loader;
 mod manifest;
+mod pixels;
 mod prepare;
 mod questions;
 mod store;

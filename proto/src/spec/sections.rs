@@ -58,7 +58,7 @@ pub struct Source {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
-    /// Encoded picture: JPEG, PNG or WebP.
+    /// Encoded picture: JPEG, PNG, WebP, GIF or BMP.
     pub image: Option<String>,
     /// Caption text.
     pub caption: Option<String>,
