@@ -21,8 +21,12 @@ mod footer;
 pub mod import;
 #[cfg(feature = "read")]
 mod loader;
+#[cfg(feature = "read")]
+pub mod loader_bench;
 pub mod manifest;
 mod permutation;
+#[cfg(feature = "read")]
+pub mod photos;
 pub mod plan;
 #[cfg(feature = "read")]
 mod prepare;

@@ -1,6 +1,6 @@
 //! The batches of a rank's lanes, made ahead of the training thread.
 //!
-//! One thread decodes; the runtime fetches. Position is the step alone: a loader started at any
+//! One thread and its helpers decode; the runtime fetches. Position is the step alone: a loader started at any
 //! step yields what one started at 0 yields from there on.
 
 use std::ops::Range;
@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::corpus::Corpus;
-use crate::decode::Decoder;
+use crate::decode::{Decoder, DecoderPool};
 use crate::error::DatasetError;
 use crate::example::{BadRow, Example};
 use crate::plan::{Plan, RowRef, Slot};
@@ -37,6 +37,8 @@ pub struct LoaderOptions {
     pub image_size: usize,
     /// Finished steps that may wait; at least 1.
     pub prefetch_steps: usize,
+    /// Threads that decode; at least 1.
+    pub threads: usize,
 }
 
 /// The rows of one step.
@@ -77,7 +79,7 @@ impl Loader {
             reader: Arc::clone(&corpus.reader),
             runtime: runtime.clone(),
             cancel: cancel.clone(),
-            decoder: Decoder::new(options.image_size),
+            decoders: DecoderPool::new(options.threads, || Decoder::new(options.image_size)),
             options,
         };
         let thread = std::thread::Builder::new().name("loader".into());
@@ -123,7 +125,7 @@ struct Producer {
     reader: Arc<Reader>,
     runtime: Handle,
     cancel: CancellationToken,
-    decoder: Decoder,
+    decoders: DecoderPool,
     options: LoaderOptions,
 }
 
@@ -141,11 +143,7 @@ impl Producer {
             })
             .collect();
         for step in (from.0..to.0).map(Step) {
-            let batch: Result<Vec<_>, _> = lanes
-                .iter_mut()
-                .map(|lane| self.lane_batch(step, lane))
-                .collect();
-            let batch = batch.map(|lanes| StepBatch { step, lanes });
+            let batch = self.batch(step, &mut lanes);
             let failed = batch.is_err();
             if batches.send(batch).is_err() || failed {
                 return;
@@ -153,36 +151,39 @@ impl Producer {
         }
     }
 
-    fn lane_batch(
-        &mut self,
-        step: Step,
-        lane: &mut LaneWindows,
-    ) -> Result<LaneBatch, DatasetError> {
-        let slots = self.plan.slots(step, lane.lane());
-        let examples: Result<_, _> = slots
-            .into_iter()
-            .map(|slot| self.example(slot, lane))
-            .collect();
-        Ok(LaneBatch {
-            lane: lane.lane(),
-            examples: examples?,
-        })
-    }
-
-    fn example(
-        &mut self,
-        slot: Option<Slot>,
-        lane: &mut LaneWindows,
-    ) -> Result<Example, DatasetError> {
-        let Some(slot) = slot else {
-            return Ok(Example::padding(self.options.image_size));
-        };
-        let rows = lane.rows(slot.window)?;
-        let stored = rows.get(slot.index).ok_or(DatasetError::LoaderDied)?;
-        match Example::decode(slot.row, stored, &mut self.decoder) {
-            Ok(example) => Ok(example),
-            Err(reason) => self.second_look(slot.row, stored.clone(), reason),
+    /// The rows of a step, decoded all at once.
+    fn batch(&mut self, step: Step, lanes: &mut [LaneWindows]) -> Result<StepBatch, DatasetError> {
+        let mut wanted = Vec::new();
+        for lane in lanes.iter_mut() {
+            for slot in self.plan.slots(step, lane.lane()) {
+                wanted.push(slot.map(|slot| stored(slot, lane)).transpose()?);
+            }
         }
+        let decode = |row: &Option<(RowRef, EncodedRow)>, decoder: &mut Decoder| {
+            row.as_ref()
+                .map(|(row, stored)| Example::decode(*row, stored, decoder))
+        };
+        let decoded = self.decoders.map(&wanted, decode);
+        let lane_batch = wanted.len() / lanes.len().max(1);
+        let mut examples = Vec::with_capacity(wanted.len());
+        for (row, decoded) in wanted.into_iter().zip(decoded) {
+            examples.push(match (row, decoded) {
+                (Some((row, stored)), Some(Err(reason))) => {
+                    self.second_look(row, stored, reason)?
+                }
+                (_, Some(Ok(example))) => example,
+                (_, None) | (None, _) => Example::padding(self.options.image_size),
+            });
+        }
+        let mut examples = examples.into_iter();
+        let lanes = lanes.iter().map(|lane| LaneBatch {
+            lane: lane.lane(),
+            examples: examples.by_ref().take(lane_batch).collect(),
+        });
+        Ok(StepBatch {
+            step,
+            lanes: lanes.collect(),
+        })
     }
 
     /// Only content may decide that a row is bad: it is fetched again, and refused when the same
@@ -204,7 +205,7 @@ impl Producer {
                 return Ok(Example::refused(row, self.options.image_size));
             }
             stored = again;
-            match Example::decode(row, &stored, &mut self.decoder) {
+            match Example::decode(row, &stored, self.decoders.own()) {
                 Ok(example) => return Ok(example),
                 Err(error) => reason = error,
             }
@@ -215,4 +216,11 @@ impl Producer {
         );
         Err(DatasetError::Corrupt { shard, reason })
     }
+}
+
+/// A copy of the row in `slot`: the window it lies in may be gone before the step is decoded.
+fn stored(slot: Slot, lane: &mut LaneWindows) -> Result<(RowRef, EncodedRow), DatasetError> {
+    let row = lane.rows(slot.window)?.get(slot.index);
+    let row = row.ok_or(DatasetError::LoaderDied)?;
+    Ok((slot.row, row.clone()))
 }

@@ -47,6 +47,16 @@ pub(crate) struct StepInput {
     pub(crate) statistics: Statistics,
 }
 
+/// Threads that decode: as many as this worker may compute with, which `train` sets to its share of the
+/// machine. Their number changes no bit.
+fn decoder_threads() -> usize {
+    let set = std::env::var("RAYON_NUM_THREADS").ok();
+    let set = set.and_then(|threads| threads.parse().ok());
+    // What is set to 0 or to nonsense is as if it were not set, as it is for rayon.
+    let set = set.filter(|threads| *threads > 0);
+    set.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// A step read and decoded, before its objectives are drawn: those depend on the losses of every
 /// earlier step.
 struct ReadStep {
@@ -85,6 +95,7 @@ impl Feeder {
             to,
             image_size: spec.model.image_size,
             prefetch_steps: AHEAD,
+            threads: decoder_threads(),
         };
         let mut loader = Loader::start(corpus, options, runtime);
         let (sender, steps) = sync_channel(AHEAD);

@@ -19,6 +19,7 @@ mod gif;
 mod jpeg;
 mod other;
 mod picture;
+mod pool;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -27,6 +28,7 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 pub use self::picture::Picture;
+pub(crate) use self::pool::DecoderPool;
 
 /// Longest encoded picture, bytes.
 pub const ENCODED_BYTES_MAX: usize = 32 << 20;
@@ -91,7 +93,7 @@ impl Decoder {
     }
 
     /// The picture in the decoder's size.
-    fn resized(&mut self, picture: Picture) -> Result<Vec<u8>, BadImage> {
+    pub(crate) fn resized(&mut self, picture: Picture) -> Result<Vec<u8>, BadImage> {
         if (picture.width, picture.height) == (self.size, self.size) {
             return Ok(picture.rgb);
         }
@@ -99,7 +101,7 @@ impl Decoder {
     }
 
     /// The same, resampled even where it has that size already.
-    fn resize(&mut self, from: &Picture) -> Result<Vec<u8>, String> {
+    pub(crate) fn resize(&mut self, from: &Picture) -> Result<Vec<u8>, String> {
         let (width, height) = (from.width as u32, from.height as u32);
         let source = ImageRef::new(width, height, &from.rgb, PixelType::U8x3)
             .map_err(|error| error.to_string())?;
@@ -175,11 +177,14 @@ fn refused(error: impl std::fmt::Display) -> BadImage {
 /// by row; `out` takes as many values.
 pub fn normalise(image: &[u8], out: &mut [f32]) {
     let pixels = image.len() / 3;
-    for (at, pixel) in image.chunks_exact(3).enumerate() {
-        for (channel, value) in pixel.iter().enumerate() {
-            if let Some(slot) = out.get_mut(channel * pixels + at) {
-                *slot = (f32::from(*value) / 255.0 - 0.5) / 0.5;
-            }
+    if pixels == 0 {
+        return;
+    }
+    // The divisions are done once per value that a byte can have.
+    let values: [f32; 256] = std::array::from_fn(|byte| (byte as f32 / 255.0 - 0.5) / 0.5);
+    for (channel, plane) in out.chunks_exact_mut(pixels).take(3).enumerate() {
+        for (slot, pixel) in plane.iter_mut().zip(image.chunks_exact(3)) {
+            *slot = values[usize::from(pixel[channel])];
         }
     }
 }

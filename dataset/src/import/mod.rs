@@ -29,6 +29,8 @@ use crate::rows::Texts;
 use crate::{decode, example};
 
 pub use exclusion::Exclusion;
+pub(crate) use shards::ShardWriter;
+
 pub use run::{ImportOptions, Imported, import};
 pub use tolerance::Tolerance;
 

@@ -25,7 +25,7 @@ const GROUP_ROWS: usize = 1024;
 const SHARD_BYTES: usize = 256 << 20;
 
 /// Makes shards of rows, one after the other.
-pub(super) struct ShardWriter {
+pub(crate) struct ShardWriter {
     schema: Arc<Schema>,
     rows_per_shard: u64,
     /// The row group at hand, and the bytes of its pictures.
@@ -37,7 +37,7 @@ pub(super) struct ShardWriter {
 
 impl ShardWriter {
     /// A shard ends at `rows_per_shard` rows or 256 MiB, whichever comes first.
-    pub(super) fn new(rows_per_shard: Option<u64>) -> Self {
+    pub(crate) fn new(rows_per_shard: Option<u64>) -> Self {
         Self {
             schema: schema(),
             rows_per_shard: rows_per_shard.unwrap_or(u64::MAX),
@@ -49,7 +49,7 @@ impl ShardWriter {
     }
 
     /// Takes a row; returns a shard where this row makes one whole.
-    pub(super) fn push(&mut self, row: Row) -> Result<Option<Bytes>, String> {
+    pub(crate) fn push(&mut self, row: Row) -> Result<Option<Bytes>, String> {
         self.group_bytes += row.image.len();
         self.group.push(row);
         self.shard_rows += 1;
@@ -65,7 +65,7 @@ impl ShardWriter {
     }
 
     /// The last shard, if there are rows in it.
-    pub(super) fn end_shard(&mut self) -> Result<Option<Bytes>, String> {
+    pub(crate) fn end_shard(&mut self) -> Result<Option<Bytes>, String> {
         self.end_group()?;
         self.shard_rows = 0;
         let shard = self.shard.take().map(ArrowWriter::into_inner).transpose();

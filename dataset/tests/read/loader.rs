@@ -41,13 +41,16 @@ impl Bench {
         }
     }
 
+    /// With as many threads as there are lanes: their number must change nothing.
     fn load(&self, lanes: Range<u32>, from: u64, to: u64) -> Vec<StepBatch> {
+        let threads = lanes.len();
         let options = LoaderOptions {
             lanes,
             from: Step(from),
             to: Step(to),
             image_size: SIDE,
             prefetch_steps: 2,
+            threads,
         };
         let mut loader = Loader::start(&self.corpus, options, self.runtime.handle());
         std::iter::from_fn(|| loader.next_blocking())
@@ -165,6 +168,7 @@ fn a_shard_that_changes_under_a_run_is_an_error_that_names_it() {
         to: Step(4),
         image_size: SIDE,
         prefetch_steps: 1,
+        threads: 1,
     };
     let mut loader = Loader::start(&bench.corpus, options, bench.runtime.handle());
     let error = loader.next_blocking().unwrap().unwrap_err().to_string();
@@ -184,6 +188,7 @@ fn dropping_a_loader_that_nobody_reads_ends_it() {
         to: Step(40),
         image_size: SIDE,
         prefetch_steps: 1,
+        threads: 1,
     };
     drop(Loader::start(
         &bench.corpus,

@@ -6,6 +6,7 @@ mod control;
 mod experiment;
 mod figures;
 mod ledger;
+mod loader;
 mod losses;
 mod pool;
 mod rank;
@@ -36,6 +37,8 @@ pub(crate) enum BenchCommand {
     Control(control::ControlArgs),
     /// Kill, stop and ask to leave the processes of a run, and time how soon it trains again
     Recovery(recovery::RecoveryArgs),
+    /// Measure how many examples a second are read, decoded and made ready for a step
+    Loader(loader::LoaderArgs),
     /// Measure the held-out loss of each objective at every checkpoint of a run
     Losses(losses::LossesArgs),
 }
@@ -49,6 +52,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<Exit, CliError> {
         BenchCommand::Sampling(args) => sampling::run(args).await,
         BenchCommand::Control(args) => control::run(args).await,
         BenchCommand::Recovery(args) => recovery::run(args).await,
+        BenchCommand::Loader(args) => loader::run(args).await,
         BenchCommand::Losses(args) => losses::run(args).await,
     }
 }
