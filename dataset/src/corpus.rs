@@ -8,6 +8,7 @@ use ringmaster_proto::spec::Columns;
 use ringmaster_proto::{RunSpec, keys};
 
 use crate::decode::Decoder;
+use crate::disk_cache::DiskCache;
 use crate::error::DatasetError;
 use crate::example::Example;
 use crate::manifest::CorpusManifest;
@@ -62,8 +63,16 @@ impl Corpus {
             });
         }
         let plan = Plan::new(train.row_groups(), PlanSpec::from(spec))?;
+        let cache = match spec.data.cache.clone() {
+            Some(cache) => {
+                let open = tokio::task::spawn_blocking(move || DiskCache::open(&cache));
+                Some(open.await.map_err(|_| DatasetError::LoaderDied)??)
+            }
+            None => None,
+        };
+        let reader = Reader::with_cache(Arc::clone(&train), &spec.data.columns, cache)?;
         Ok(Self {
-            reader: Arc::new(Reader::new(Arc::clone(&train), &spec.data.columns)?),
+            reader: Arc::new(reader),
             train,
             validation,
             tokenizer: Tokenizer::from_json(&json)?,

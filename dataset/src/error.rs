@@ -63,6 +63,12 @@ pub enum DatasetError {
         /// URL of the shard.
         shard: String,
     },
+    /// A shard that the manifest names and that is not there.
+    #[error("{shard}: gone since the run began; restore it, or start a run of another name")]
+    Vanished {
+        /// URL of the shard.
+        shard: String,
+    },
     /// A manifest that is missing or not what its name says.
     #[error("{url}: {reason}; start the run again, which writes it anew")]
     Manifest {
@@ -123,6 +129,7 @@ impl DatasetError {
             | Self::Columns { .. }
             | Self::Corrupt { .. }
             | Self::Changed { .. }
+            | Self::Vanished { .. }
             | Self::Foreign { .. }
             | Self::BadRows { .. }
             | Self::Manifest { .. } => ErrorKind::Data,

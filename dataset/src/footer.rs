@@ -9,7 +9,7 @@ use parquet::arrow::parquet_to_arrow_schema;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use crate::error::DatasetError;
-use crate::store::Store;
+use crate::store::{Entry, Store};
 
 /// Read first: most footers are shorter, and a second request costs more than these bytes.
 const TAIL_BYTES: u64 = 64 << 10;
@@ -29,18 +29,22 @@ pub(crate) struct Footer {
     pub(crate) hash: String,
 }
 
-/// Reads the footer of the shard `key` of `bytes` bytes.
-pub(crate) async fn read(store: &Store, key: &str, bytes: u64) -> Result<Footer, DatasetError> {
+/// Reads the footer of a shard. Also returns the end of the file as it was read, and where that
+/// begins: other things lie just before the footer.
+pub(crate) async fn read(
+    store: &Store,
+    shard: &Entry,
+) -> Result<(Footer, (u64, Bytes)), DatasetError> {
+    let bytes = shard.bytes;
     let corrupt = |reason: String| DatasetError::Corrupt {
-        shard: store.child(key).url(),
+        shard: store.child(&shard.key).url(),
         reason,
     };
     if bytes < END_BYTES {
         return Err(corrupt(format!("it has {bytes} bytes")));
     }
-    let tail = store
-        .get_range(key, bytes.saturating_sub(TAIL_BYTES)..bytes)
-        .await?;
+    let tail_start = bytes.saturating_sub(TAIL_BYTES);
+    let tail = store.get_part(shard, tail_start..bytes).await?;
     let (length, magic) = tail[tail.len() - END_BYTES as usize..].split_at(4);
     if magic != b"PAR1" {
         return Err(corrupt("it does not end in PAR1".into()));
@@ -57,9 +61,9 @@ pub(crate) async fn read(store: &Store, key: &str, bytes: u64) -> Result<Footer,
         let end = tail.len() - END_BYTES as usize;
         tail.slice(end - length as usize..end)
     } else {
-        store.get_range(key, end - length..end).await?
+        store.get_part(shard, end - length..end).await?
     };
-    decode(&footer).map_err(corrupt)
+    Ok((decode(&footer).map_err(corrupt)?, (tail_start, tail)))
 }
 
 fn decode(footer: &Bytes) -> Result<Footer, String> {

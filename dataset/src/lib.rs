@@ -13,9 +13,13 @@ mod columns;
 mod corpus;
 #[cfg(feature = "read")]
 pub mod decode;
+#[cfg(feature = "read")]
+mod disk_cache;
 mod error;
 #[cfg(feature = "read")]
 mod example;
+#[cfg(feature = "read")]
+mod fetch;
 mod footer;
 #[cfg(feature = "read")]
 pub mod import;
@@ -24,6 +28,8 @@ mod loader;
 #[cfg(feature = "read")]
 pub mod loader_bench;
 pub mod manifest;
+#[cfg(feature = "read")]
+mod pages;
 mod permutation;
 #[cfg(feature = "read")]
 pub mod photos;
@@ -33,13 +39,18 @@ mod prepare;
 #[cfg(feature = "read")]
 mod questions;
 #[cfg(feature = "read")]
+mod ranges;
+#[cfg(feature = "read")]
 mod reader;
+mod retry;
 #[cfg(feature = "read")]
 mod rows;
 #[cfg(feature = "read")]
 pub mod scenes;
 #[cfg(feature = "read")]
 pub mod scenes_corpus;
+#[cfg(feature = "read")]
+mod shard;
 pub mod store;
 #[cfg(feature = "read")]
 mod thumbnail;

@@ -196,7 +196,8 @@ impl Producer {
     ) -> Result<Example, DatasetError> {
         let (shard, row_group) = self.reader.place(row.row_group);
         for _ in 0..SECOND_LOOKS_MAX {
-            let read = self.reader.read(row.row_group, row.row..row.row + 1, true);
+            let only = row.row..row.row + 1;
+            let read = self.reader.read_past_caches(row.row_group, only);
             let read = self.runtime.block_on(self.cancel.run_until_cancelled(read));
             let again = read.ok_or(DatasetError::LoaderDied)??.pop();
             let again = again.ok_or(DatasetError::LoaderDied)?;

@@ -3,6 +3,8 @@
 //! It is read once from the Parquet footers; its hash is the identity of the corpus. The hash
 //! covers what the rows are, not where they lie: a copy of a corpus is the same corpus.
 
+use std::time::Duration;
+
 use futures::{StreamExt, TryStreamExt, stream};
 use ringmaster_proto::spec::Columns;
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::columns::ColumnMap;
 use crate::error::DatasetError;
 use crate::footer;
+use crate::retry::Retry;
 use crate::store::{Entry, Store};
 
 /// Version of the manifest's form, part of its hash.
@@ -17,6 +20,9 @@ const FORMAT_VERSION: u32 = 1;
 
 /// Footers under way at once; each holds one decoded footer in memory.
 const FOOTERS_IN_FLIGHT: usize = 32;
+
+/// How long one footer is asked for before a run gives up to begin.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Every shard of a corpus with its row groups, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,7 +230,22 @@ async fn read_shard(
     entry: Entry,
     columns: &Columns,
 ) -> Result<Shard, DatasetError> {
-    let footer = footer::read(&store, &entry.key, entry.bytes).await?;
+    let mut retry = Retry::for_at_most(PATIENCE);
+    loop {
+        match read_shard_once(source, &store, &entry, columns).await {
+            Ok(shard) => return Ok(shard),
+            Err(error) => retry.after(error).await?,
+        }
+    }
+}
+
+async fn read_shard_once(
+    source: u32,
+    store: &Store,
+    entry: &Entry,
+    columns: &Columns,
+) -> Result<Shard, DatasetError> {
+    let (footer, _) = footer::read(store, entry).await?;
     let url = store.child(&entry.key).url();
     ColumnMap::find(&url, &footer.schema, columns)?;
     let mut row_groups = Vec::new();
@@ -237,9 +258,9 @@ async fn read_shard(
     }
     Ok(Shard {
         source,
-        key: entry.key,
+        key: entry.key.clone(),
         bytes: entry.bytes,
-        etag: entry.etag.filter(|_| !store.is_local()),
+        etag: entry.etag.clone().filter(|_| !store.is_local()),
         footer: footer.hash,
         row_groups,
     })

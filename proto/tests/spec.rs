@@ -80,6 +80,7 @@ fn a_resume_may_change_length_and_membership_but_not_bits() {
         "eval.rows=0",
         "train.overlap=false",
         "train.transport=tcp",
+        "data.cache={ path = \"/tmp/x\", bytes = 100_000_000 }",
     ];
     let refused = [
         "train.lr=0.1",

@@ -25,6 +25,12 @@ pub enum StoreError {
         /// The object.
         url: String,
     },
+    /// Another version of the object than the one that is wanted.
+    #[error("{url} is not the version that was listed; restore it, or list it again")]
+    OtherVersion {
+        /// The object.
+        url: String,
+    },
     /// Somebody created the object first.
     #[error("{url} already exists; another process wrote it first")]
     AlreadyExists {
@@ -110,9 +116,10 @@ impl StoreError {
     /// What to do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound { .. } | Self::MissingBucket { .. } | Self::TooLarge { .. } => {
-                ErrorKind::Data
-            }
+            Self::NotFound { .. }
+            | Self::OtherVersion { .. }
+            | Self::MissingBucket { .. }
+            | Self::TooLarge { .. } => ErrorKind::Data,
             Self::AlreadyExists { .. } => ErrorKind::Fenced,
             Self::Unreachable { .. } | Self::Failed { .. } => ErrorKind::Retry,
             Self::Url { .. }
@@ -125,6 +132,11 @@ impl StoreError {
     /// Whether the object is absent.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether the object is there, but not in the version that is wanted.
+    pub fn is_other_version(&self) -> bool {
+        matches!(self, Self::OtherVersion { .. })
     }
 
     /// Whether a create lost to an object that is there.

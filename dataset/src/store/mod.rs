@@ -4,7 +4,9 @@
 //! patience than that brings its own. Every error names the URL.
 
 mod error;
+mod hedge;
 mod open;
+mod part;
 mod probe;
 
 use std::ops::Range;
@@ -31,6 +33,8 @@ pub struct Store {
     client: Arc<dyn ObjectStore>,
     prefix: Path,
     base: Arc<str>,
+    /// How long reads of parts take here.
+    hedge: Arc<hedge::Hedge>,
 }
 
 /// An object as a listing or a head shows it.
@@ -58,6 +62,7 @@ impl Store {
             client,
             prefix,
             base: base.into(),
+            hedge: Arc::default(),
         })
     }
 
@@ -67,6 +72,7 @@ impl Store {
             client,
             prefix: Path::default(),
             base: "memory:///".into(),
+            hedge: Arc::default(),
         }
     }
 
@@ -128,17 +134,6 @@ impl Store {
             url: self.url_of(&path),
             reason,
         })
-    }
-
-    /// Parts of an object; neighbours share a request.
-    pub async fn get_ranges(
-        &self,
-        key: &str,
-        ranges: &[Range<u64>],
-    ) -> Result<Vec<Bytes>, StoreError> {
-        let path = self.path(key);
-        let parts = self.client.get_ranges(&path, ranges).await;
-        parts.map_err(|error| StoreError::of(self.url_of(&path), error))
     }
 
     /// Size and version of an object.

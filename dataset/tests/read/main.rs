@@ -5,7 +5,10 @@
 
 mod corpora;
 mod decode;
+mod economy;
 mod errors;
+mod faults;
+mod faulty;
 mod foreign;
 mod import;
 mod loader;

@@ -18,8 +18,8 @@ pub struct Change {
 }
 
 impl RunSpec {
-    /// Every key in which `after` differs from `self`. Steps, epochs, overlap, transport, checkpoint,
-    /// membership, evaluation and Kubernetes keys may change on resume; nothing else.
+    /// Every key in which `after` differs from `self`. Steps, epochs, cache, overlap, transport,
+    /// checkpoint, membership, evaluation and Kubernetes keys may change on resume; nothing else.
     pub fn changes(&self, after: &Self) -> Vec<Change> {
         let json = |spec: &Self| serde_json::to_value(spec).unwrap_or_default();
         let mut changes = Vec::new();
@@ -56,8 +56,15 @@ fn compare(path: &str, before: &Value, after: &Value, changes: &mut Vec<Change>)
 }
 
 fn may_change(key: &str) -> bool {
-    const SECTIONS: [&str; 4] = ["membership.", "checkpoint.", "eval.", "kubernetes."];
-    const KEYS: [&str; 5] = [
+    const SECTIONS: [&str; 5] = [
+        "data.cache.",
+        "membership.",
+        "checkpoint.",
+        "eval.",
+        "kubernetes.",
+    ];
+    const KEYS: [&str; 6] = [
+        "data.cache",
         "run.steps",
         "run.epochs",
         "run.store",

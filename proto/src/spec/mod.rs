@@ -17,7 +17,7 @@ pub use model::{
 };
 pub use parse::SpecError;
 pub use sections::{
-    Auto, CheckpointSpec, Columns, DataSpec, EvalSpec, Every, InitSpec, InitWeights,
+    Auto, Cache, CheckpointSpec, Columns, DataSpec, EvalSpec, Every, InitSpec, InitWeights,
     KubernetesSpec, MembershipSpec, Precision, Reduction, RunSection, Sampling, Source, TaskSpec,
     TrainSpec, Transport, Validation,
 };
@@ -81,9 +81,13 @@ impl RunSpec {
             transport: Transport::default(),
             ..self.train.clone()
         };
+        let data = DataSpec {
+            cache: None,
+            ..self.data.clone()
+        };
         let bits = (
             &self.run.seed,
-            &self.data,
+            &data,
             &self.model,
             &train,
             &self.tasks,

@@ -42,6 +42,19 @@ pub struct DataSpec {
     pub max_bad_fraction: f64,
     /// A `tokenizer.json` to use; absent: a byte-level BPE is trained on the captions.
     pub tokenizer: Option<String>,
+    /// A folder of each worker's machine that keeps what was read of the corpus; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
+}
+
+/// A local copy of the parts of the corpus that were read last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    /// The folder; workers of one machine may share it. Survives them.
+    pub path: String,
+    /// How much may lie there, bytes. Every epoch saves the fraction of the reads that fits.
+    pub bytes: u64,
 }
 
 /// One source of Parquet files.

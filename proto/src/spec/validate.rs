@@ -3,6 +3,9 @@
 use super::{Every, ImageEncoder, RunSpec, SpecError, Validation};
 use crate::ids::is_name;
 
+/// A smaller cache of the corpus holds too little to be worth a disk.
+const CACHE_BYTES_MIN: u64 = 64 << 20;
+
 fn refuse(key: &'static str, value: impl ToString, reason: &str) -> SpecError {
     SpecError::Value {
         key,
@@ -89,6 +92,21 @@ impl RunSpec {
                 "data.validation",
                 f,
                 "a fraction is 0 <= f < 1",
+            )?;
+        }
+        if let Some(cache) = &data.cache {
+            let (path, bytes) = (&cache.path, cache.bytes);
+            require(
+                !path.is_empty(),
+                "data.cache.path",
+                "\"\"",
+                "name a folder of the worker's machine",
+            )?;
+            require(
+                bytes >= CACHE_BYTES_MIN,
+                "data.cache.bytes",
+                bytes,
+                "must be at least 67108864 (64 MiB)",
             )?;
         }
         let bad = data.max_bad_fraction;
