@@ -138,7 +138,7 @@ async fn decode_chunk(
                 row_id,
             };
             Example::decode(row, &stored, &mut decoder)
-                .unwrap_or_else(|_| Example::refused(row, image_size))
+                .unwrap_or_else(|why| Example::refused(row, why, image_size))
         };
         rows.clone().zip(stored).map(decode).collect::<Vec<_>>()
     });

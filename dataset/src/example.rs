@@ -1,14 +1,9 @@
 //! One decoded example, and what happens to a row whose content is refused.
 
-use crate::decode::{BadImage, Decoder};
+use crate::decode::Decoder;
 use crate::plan::RowRef;
+use crate::refusal::{OBJECTS_MAX, Refusal, TEXT_BYTES_MAX};
 use crate::rows::{EncodedRow, Texts};
-
-/// Longest text of a row, bytes.
-const TEXT_BYTES_MAX: usize = 64 << 10;
-
-/// Most objects of a row.
-const OBJECTS_MAX: usize = 1024;
 
 /// Fills pictures that are not there: the middle of the range, so near 0 once normalised.
 const FILL: u8 = 128;
@@ -20,8 +15,8 @@ pub struct Example {
     pub row: Option<RowRef>,
     /// 1, or 0 for padding and refused rows, which must not contribute to the loss.
     pub weight: f32,
-    /// Whether the row's content was refused.
-    pub bad: bool,
+    /// Why the row's content was refused, if it was.
+    pub refused: Option<Refusal>,
     /// RGB u8, `size * size * 3` values, row by row.
     pub image: Vec<u8>,
     /// What the picture shows. There are no texts where `weight` is 0.
@@ -40,31 +35,13 @@ pub struct Example {
     pub label: Option<String>,
 }
 
-/// Why a row's content is refused. Depends on the content alone, never on time.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadRow {
-    #[error("the image is null")]
-    NoImage,
-    #[error("image: {0}")]
-    Image(#[from] BadImage),
-    #[error(
-        "it has neither a caption, nor a question with an answer, nor objects, nor a hypothesis \
-         with a label"
-    )]
-    NoText,
-    #[error("a text has {0} bytes, more than {TEXT_BYTES_MAX}")]
-    LongText(usize),
-    #[error("it has {0} objects, more than {OBJECTS_MAX}")]
-    ManyObjects(usize),
-}
-
 impl Example {
     /// A zero-weight example in place of a row that does not exist.
     pub(crate) fn padding(size: usize) -> Self {
         Self {
             row: None,
             weight: 0.0,
-            bad: false,
+            refused: None,
             image: vec![FILL; size * size * 3],
             caption: None,
             question: None,
@@ -77,10 +54,10 @@ impl Example {
     }
 
     /// A zero-weight example in place of a row whose content is refused.
-    pub(crate) fn refused(row: RowRef, size: usize) -> Self {
+    pub(crate) fn refused(row: RowRef, why: Refusal, size: usize) -> Self {
         Self {
             row: Some(row),
-            bad: true,
+            refused: Some(why),
             ..Self::padding(size)
         }
     }
@@ -90,9 +67,12 @@ impl Example {
         row: RowRef,
         stored: &EncodedRow,
         decoder: &mut Decoder,
-    ) -> Result<Self, BadRow> {
+    ) -> Result<Self, Refusal> {
+        if !stored.utf8 {
+            return Err(Refusal::NotUtf8);
+        }
         check(&stored.texts)?;
-        let image = decoder.decode(stored.image.as_deref().ok_or(BadRow::NoImage)?)?;
+        let image = decoder.decode(stored.image.as_deref().ok_or(Refusal::NoImage)?)?;
         let Texts {
             caption,
             question,
@@ -105,7 +85,7 @@ impl Example {
         Ok(Self {
             row: Some(row),
             weight: 1.0,
-            bad: false,
+            refused: None,
             image,
             caption,
             question,
@@ -119,18 +99,21 @@ impl Example {
 }
 
 /// Refuses a row without texts, or with longer or more ones than anybody means.
-pub(crate) fn check(texts: &Texts) -> Result<(), BadRow> {
+pub(crate) fn check(texts: &Texts) -> Result<(), Refusal> {
     let some = [&texts.caption, &texts.question, &texts.hypothesis];
     if some.iter().all(|text| text.is_none()) && texts.objects.is_empty() {
-        return Err(BadRow::NoText);
+        return Err(Refusal::NoText);
     }
     let others = [&texts.answer, &texts.template, &texts.label];
     let lengths = some.into_iter().chain(others).flatten().map(String::len);
     // The objects are one text too: their list.
     let objects = texts.objects.iter().map(String::len).sum();
-    match lengths.chain([objects]).max() {
-        Some(longest) if longest > TEXT_BYTES_MAX => Err(BadRow::LongText(longest)),
-        _ if texts.objects.len() > OBJECTS_MAX => Err(BadRow::ManyObjects(texts.objects.len())),
-        _ => Ok(()),
+    let longest = lengths.chain([objects]).max().unwrap_or(0) as u64;
+    if longest > TEXT_BYTES_MAX {
+        return Err(Refusal::LongText(longest));
+    }
+    match texts.objects.len() as u64 {
+        0..=OBJECTS_MAX => Ok(()),
+        count => Err(Refusal::ManyObjects(count)),
     }
 }

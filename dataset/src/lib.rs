@@ -42,6 +42,8 @@ mod questions;
 mod ranges;
 #[cfg(feature = "read")]
 mod reader;
+#[cfg(feature = "read")]
+mod refusal;
 mod retry;
 #[cfg(feature = "read")]
 mod rows;
@@ -73,6 +75,7 @@ pub use {
     loader::{LaneBatch, Loader, LoaderOptions, StepBatch},
     prepare::{Prepared, Progress, prepare},
     questions::{Asked, Question, QuestionBatch, QuestionOptions, Questions},
+    refusal::Refusal,
     rows::Texts,
     thumbnail::thumbnail,
     tokenizer::Tokenizer,

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::corpus::Corpus;
 use crate::decode::{Decoder, DecoderPool};
 use crate::error::DatasetError;
-use crate::example::{BadRow, Example};
+use crate::example::Example;
 use crate::plan::{Plan, RowRef, Slot};
 use crate::reader::Reader;
+use crate::refusal::Refusal;
 use crate::rows::EncodedRow;
 use crate::window::LaneWindows;
 
@@ -192,7 +193,7 @@ impl Producer {
         &mut self,
         row: RowRef,
         mut stored: EncodedRow,
-        mut reason: BadRow,
+        mut reason: Refusal,
     ) -> Result<Example, DatasetError> {
         let (shard, row_group) = self.reader.place(row.row_group);
         for _ in 0..SECOND_LOOKS_MAX {
@@ -203,7 +204,7 @@ impl Producer {
             let again = again.ok_or(DatasetError::LoaderDied)?;
             if again == stored {
                 tracing::warn!(shard, row_group, row = row.row, %reason, "row refused");
-                return Ok(Example::refused(row, self.options.image_size));
+                return Ok(Example::refused(row, reason, self.options.image_size));
             }
             stored = again;
             match Example::decode(row, &stored, self.decoders.own()) {

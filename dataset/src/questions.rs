@@ -148,9 +148,9 @@ struct Maker {
 impl Maker {
     fn take_example(&mut self, example: Example) -> ControlFlow<()> {
         let id = example.row.map_or(self.rows, |row| row.row_id).to_string();
-        if example.bad {
+        if let Some(refusal) = example.refused {
             let place = format!("row {id} of the corpus");
-            let reason = "its content is refused".to_owned();
+            let reason = refusal.to_string();
             return self.take(Err(BadRow { place, reason }));
         }
         let (text, answer) = match self.options.asked {

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, LargeBinaryArray, LargeListArray, LargeStringArray, RecordBatch,
-};
+use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, LargeListArray, RecordBatch};
 use arrow::compute::{cast, is_null, nullif};
 use arrow::datatypes::{DataType, Field};
 use parquet::arrow::ProjectionMask;
@@ -38,6 +36,8 @@ pub(crate) struct EncodedRow {
     /// JPEG, PNG, WebP, GIF or BMP; `None` where the column is null or was not read.
     pub(crate) image: Option<Vec<u8>>,
     pub(crate) texts: Texts,
+    /// Whether every text is UTF-8; what is not is replaced in `texts`.
+    pub(crate) utf8: bool,
 }
 
 /// The leaf columns to read; without `images`, text only.
@@ -88,50 +88,55 @@ pub(crate) fn encoded_rows(
     let objects = objects.map(|name| list_column(batch, name)).transpose()?;
     let statement = pair(&columns.statement)?;
     for row in 0..batch.num_rows() {
-        let (question, answer) = pair_at(&question, row);
-        let (hypothesis, label) = pair_at(&statement, row);
+        let mut utf8 = true;
+        let (question, answer) = pair_at(&question, row, &mut utf8);
+        let (hypothesis, label) = pair_at(&statement, row, &mut utf8);
         rows.push(EncodedRow {
             image: image
                 .as_ref()
                 .and_then(|c| c.is_valid(row).then(|| c.value(row).to_vec())),
             texts: Texts {
-                caption: text_at(caption.as_ref(), row),
+                caption: text_at(caption.as_ref(), row, &mut utf8),
                 question,
                 answer,
-                template: text_at(template.as_ref(), row),
-                objects: texts_at(objects.as_ref(), row),
+                template: text_at(template.as_ref(), row, &mut utf8),
+                objects: texts_at(objects.as_ref(), row, &mut utf8),
                 hypothesis,
                 label,
             },
+            utf8,
         });
     }
     Ok(())
 }
 
-fn text_at(column: Option<&LargeStringArray>, row: usize) -> Option<String> {
+fn text_at(column: Option<&LargeBinaryArray>, row: usize, utf8: &mut bool) -> Option<String> {
     let column = column?;
-    let text = column.is_valid(row).then(|| column.value(row))?;
-    (!text.trim().is_empty()).then(|| text.to_owned())
+    let bytes = column.is_valid(row).then(|| column.value(row))?;
+    let text = String::from_utf8_lossy(bytes);
+    *utf8 &= text.as_bytes() == bytes;
+    (!text.trim().is_empty()).then(|| text.into_owned())
 }
 
 /// Both texts or neither.
 fn pair_at(
-    (first, second): &(Option<LargeStringArray>, Option<LargeStringArray>),
+    (first, second): &(Option<LargeBinaryArray>, Option<LargeBinaryArray>),
     row: usize,
+    utf8: &mut bool,
 ) -> (Option<String>, Option<String>) {
-    let texts = text_at(first.as_ref(), row).zip(text_at(second.as_ref(), row));
+    let texts = text_at(first.as_ref(), row, utf8).zip(text_at(second.as_ref(), row, utf8));
     texts.unzip()
 }
 
 /// The texts of a list, in order.
-fn texts_at(column: Option<&LargeListArray>, row: usize) -> Vec<String> {
+fn texts_at(column: Option<&LargeListArray>, row: usize, utf8: &mut bool) -> Vec<String> {
     let Some(column) = column.filter(|column| column.is_valid(row)) else {
         return Vec::new();
     };
     let texts = column.value(row);
-    let texts = texts.as_string::<i64>();
+    let texts = texts.as_binary::<i64>();
     (0..texts.len())
-        .filter_map(|at| text_at(Some(texts), at))
+        .filter_map(|at| text_at(Some(texts), at, utf8))
         .collect()
 }
 
@@ -153,14 +158,14 @@ fn image_column(batch: &RecordBatch, name: &str) -> Result<LargeBinaryArray, Par
         .clone())
 }
 
-fn text_column(batch: &RecordBatch, name: &str) -> Result<LargeStringArray, ParquetError> {
-    Ok(cast(&column(batch, name)?, &DataType::LargeUtf8)?
-        .as_string::<i64>()
+fn text_column(batch: &RecordBatch, name: &str) -> Result<LargeBinaryArray, ParquetError> {
+    Ok(cast(&column(batch, name)?, &DataType::LargeBinary)?
+        .as_binary::<i64>()
         .clone())
 }
 
 fn list_column(batch: &RecordBatch, name: &str) -> Result<LargeListArray, ParquetError> {
-    let text = Field::new_list_field(DataType::LargeUtf8, true);
+    let text = Field::new_list_field(DataType::LargeBinary, true);
     Ok(
         cast(&column(batch, name)?, &DataType::LargeList(Arc::new(text)))?
             .as_list::<i64>()

@@ -89,8 +89,10 @@ impl OpenShard {
             return Err(DatasetError::Changed { shard: url });
         }
         let columns = ColumnMap::find(&url, &footer.schema, columns)?;
-        let metadata = with_pages(footer.metadata, &object, &tail).await?;
-        let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
+        let metadata = footer::texts_as_bytes(&footer.metadata);
+        let metadata = metadata.map_err(|error| of_parquet(&url, error))?;
+        let metadata = with_pages(Arc::new(metadata), &object, &tail).await?;
+        let metadata = ArrowReaderMetadata::try_new(metadata, options())
             .map_err(|error| of_parquet(&url, error))?;
         Ok(Self {
             number,
@@ -194,8 +196,7 @@ impl OpenShard {
         };
         let metadata = ParquetMetaData::clone(whole).into_builder();
         let metadata = metadata.set_page_index(Some(Arc::new(with_scan))).build();
-        ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
-            .map_err(of_parquet)
+        ArrowReaderMetadata::try_new(Arc::new(metadata), options()).map_err(of_parquet)
     }
 
     /// The longest column chunk of `wanted` that is too long to be read whole and has no index: row
@@ -233,6 +234,11 @@ impl OpenShard {
             reason,
         }
     }
+}
+
+/// The Arrow schema that a writer may have stored says again what is a text.
+fn options() -> ArrowReaderOptions {
+    ArrowReaderOptions::new().with_skip_arrow_metadata(true)
 }
 
 /// Adds where the pages of each column chunk lie, if the writer stored that.

@@ -42,7 +42,7 @@ impl Statistics {
                 let hash = example.row.map_or(0, |row| row.hash());
                 self.row_hash = self.row_hash.wrapping_add(hash.cast_signed());
             }
-            self.bad_rows += i64::from(example.bad);
+            self.bad_rows += i64::from(example.refused.is_some());
         }
     }
 

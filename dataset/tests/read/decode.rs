@@ -119,7 +119,7 @@ fn resizing_does_not_alias_and_keeps_a_plain_colour() {
 }
 
 /// A PNG whose header claims `width` x `height` pixels.
-fn bomb(width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn bomb(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = png(&[0; 3], 1, 1);
     bytes[16..20].copy_from_slice(&width.to_be_bytes());
     bytes[20..24].copy_from_slice(&height.to_be_bytes());

@@ -37,6 +37,7 @@ pub(crate) fn read_epoch(url: &str, run: &Path) -> Result<usize, DatasetError> {
         to: Step(corpus.total_steps),
         image_size: SIDE,
         prefetch_steps: 2,
+        threads: 1,
     };
     let mut loader = Loader::start(&corpus, options, runtime.handle());
     let mut seen = std::collections::BTreeSet::new();
@@ -44,7 +45,7 @@ pub(crate) fn read_epoch(url: &str, run: &Path) -> Result<usize, DatasetError> {
         for example in batch?.lanes.into_iter().flat_map(|lane| lane.examples) {
             let Some(row) = example.row else { continue };
             assert!(
-                !example.bad && example.image == pixels(row.row_id),
+                example.refused.is_none() && example.image == pixels(row.row_id),
                 "{row:?}"
             );
             assert_eq!(example.caption, Some(caption(row.row_id)));

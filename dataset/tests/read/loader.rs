@@ -95,7 +95,7 @@ proptest! {
                 let rows: Vec<_> = batch.examples.iter().map(|example| example.row).collect();
                 prop_assert_eq!(rows, bench.corpus.plan.rows(step, lane));
                 for example in &batch.examples {
-                    prop_assert!(!example.bad);
+                    prop_assert!(example.refused.is_none());
                     let Some(row) = example.row else {
                         prop_assert_eq!(example.weight, 0.0);
                         prop_assert_eq!(example.image.len(), SIDE * SIDE * 3);
@@ -144,7 +144,9 @@ fn a_row_of_refused_content_becomes_a_zero_weight_row_and_nothing_else_changes()
         for (example, clean) in examples.zip(clean) {
             assert_eq!(example.row, clean.row);
             if example.row.is_some_and(|row| bad(row.row_id)) {
-                assert!(example.bad && example.weight == 0.0 && example.caption.is_none());
+                assert!(
+                    example.refused.is_some() && example.weight == 0.0 && example.caption.is_none()
+                );
                 assert_eq!(example.image.len(), SIDE * SIDE * 3);
                 refused += 1;
             } else {

@@ -3,6 +3,7 @@
 #![cfg(feature = "read")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bad_rows;
 mod corpora;
 mod decode;
 mod economy;

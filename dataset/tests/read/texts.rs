@@ -123,7 +123,7 @@ async fn a_hypothesis_needs_its_label() {
         .collect();
     assert_eq!(pairs[0], (Some("h"), Some("neutral")));
     assert_eq!(pairs[1..], [(None, None); 3]);
-    assert!(rows[3].bad, "half a pair is no text");
+    assert!(rows[3].refused.is_some(), "half a pair is no text");
     let alone = vec![("image", pictures(4)), ("hypothesis", text([Some("h"); 4]))];
     let named = Columns {
         hypothesis: Some("hypothesis".into()),
@@ -194,7 +194,10 @@ async fn more_objects_than_anybody_means_are_refused() {
     for (lengths, each) in [([1024, 1025], "x"), ([1008, 1009], long.as_str())] {
         let columns = vec![("image", pictures(2)), ("objects", list(lengths, each))];
         let rows = read(columns, &Columns::default()).await.unwrap();
-        assert_eq!((rows[0].objects.len(), rows[0].bad), (lengths[0], false));
-        assert!(rows[1].bad && rows[1].objects.is_empty(), "{lengths:?}");
+        assert_eq!((rows[0].objects.len(), rows[0].refused), (lengths[0], None));
+        assert!(
+            rows[1].refused.is_some() && rows[1].objects.is_empty(),
+            "{lengths:?}"
+        );
     }
 }
