@@ -23,11 +23,13 @@ mod fetch;
 mod footer;
 #[cfg(feature = "read")]
 pub mod import;
+pub mod ledger;
 #[cfg(feature = "read")]
 mod loader;
 #[cfg(feature = "read")]
 pub mod loader_bench;
 pub mod manifest;
+mod names;
 #[cfg(feature = "read")]
 mod pages;
 mod permutation;
@@ -64,6 +66,7 @@ mod window;
 pub use assign::{efficiency, lanes_of_rank};
 pub use error::DatasetError;
 pub use manifest::{CorpusManifest, Shard};
+pub use names::{RowName, RowNames};
 pub use plan::{Plan, PlanError, PlanSpec, RowRef};
 pub use store::{Entry, Store, StoreError, read_url};
 

@@ -200,6 +200,21 @@ impl Plan {
             .collect()
     }
 
+    /// Every row of an epoch in manifest order.
+    pub fn all_rows(&self, epoch: u64) -> impl Iterator<Item = RowRef> {
+        let groups = (0_u32..).zip(self.first_row.windows(2));
+        groups.flat_map(move |(row_group, ends)| {
+            let first = ends[0];
+            (first..ends[1]).map(move |row_id| RowRef {
+                epoch,
+                pass: 0,
+                row_group,
+                row: (row_id - first) as u32,
+                row_id,
+            })
+        })
+    }
+
     /// [`Plan::rows`] with the place of each row in the lane's windows.
     pub fn slots(&self, step: Step, lane: Lane) -> Vec<Option<Slot>> {
         let epoch = step.0 / self.steps_per_epoch();
