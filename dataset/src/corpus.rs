@@ -14,7 +14,7 @@ use crate::example::Example;
 use crate::manifest::CorpusManifest;
 use crate::plan::{Plan, PlanSpec, RowRef};
 use crate::reader::Reader;
-use crate::rows::Texts;
+use crate::rows::{EncodedRow, Texts};
 use crate::store::Store;
 use crate::tokenizer::Tokenizer;
 
@@ -146,7 +146,7 @@ async fn decode_chunk(
 }
 
 /// Shows `visit` the texts of the first `rows_max` rows of `manifest`, in manifest order, without
-/// reading the pictures.
+/// reading the pictures. Texts that are refused are left out: nobody trains on them.
 pub async fn read_texts(
     manifest: &Arc<CorpusManifest>,
     columns: &Columns,
@@ -156,7 +156,9 @@ pub async fn read_texts(
     let reader = Reader::new(Arc::clone(manifest), columns)?;
     for (_, row_group, rows) in chunks(&reader, &(0..rows_max), TEXT_CHUNK_ROWS) {
         let stored = reader.read(row_group, rows, false).await?;
-        stored.into_iter().for_each(|row| visit(row.texts));
+        let good = |row: &EncodedRow| row.check().is_ok();
+        let texts = stored.into_iter().filter(good).map(|row| row.texts);
+        texts.for_each(&mut visit);
     }
     Ok(())
 }

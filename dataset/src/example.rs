@@ -68,10 +68,7 @@ impl Example {
         stored: &EncodedRow,
         decoder: &mut Decoder,
     ) -> Result<Self, Refusal> {
-        if !stored.utf8 {
-            return Err(Refusal::NotUtf8);
-        }
-        check(&stored.texts)?;
+        stored.check()?;
         let image = decoder.decode(stored.image.as_deref().ok_or(Refusal::NoImage)?)?;
         let Texts {
             caption,
@@ -95,6 +92,16 @@ impl Example {
             hypothesis,
             label,
         })
+    }
+}
+
+impl EncodedRow {
+    /// Refuses what the texts alone show to be bad.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        if !self.utf8 {
+            return Err(Refusal::NotUtf8);
+        }
+        check(&self.texts)
     }
 }
 
