@@ -21,6 +21,9 @@ mod example;
 #[cfg(feature = "read")]
 mod fetch;
 mod footer;
+mod footer_cache;
+#[cfg(feature = "read")]
+mod hollow;
 #[cfg(feature = "read")]
 pub mod import;
 pub mod ledger;
@@ -75,6 +78,7 @@ pub use {
     corpus::{Corpus, read_rows, read_texts},
     decode::normalise,
     example::Example,
+    hollow::hollow_shard,
     loader::{LaneBatch, Loader, LoaderOptions, StepBatch},
     prepare::{Prepared, Progress, prepare},
     questions::{Asked, Question, QuestionBatch, QuestionOptions, Questions},

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::columns::ColumnMap;
 use crate::error::DatasetError;
 use crate::footer;
+use crate::footer_cache::FooterCache;
 use crate::retry::Retry;
 use crate::store::{Entry, Store};
 
@@ -55,42 +56,40 @@ pub struct Shard {
 }
 
 impl CorpusManifest {
-    /// Reads the footers of all `sources` (a file, or a folder of `*.parquet`), several at a time.
-    /// `key` is the run file's name for the sources, used in errors. Calls `progress` with (done,
-    /// of) after each shard.
+    /// Reads the footers of all `sources` (a file, or a folder of `*.parquet`), several at a time,
+    /// but those that are known from before. `key` is the run file's name for the sources, used in
+    /// errors. Calls `progress` with (done, of) after each shard. Writes nothing.
     pub async fn open(
         sources: &[String],
         columns: &Columns,
         key: &'static str,
         progress: impl Fn(u64, u64),
     ) -> Result<Self, DatasetError> {
-        let mut places = Vec::new();
-        let mut found = Vec::new();
-        for (number, url) in (0_u32..).zip(sources) {
-            let (store, entries) = find_shards(url, key).await?;
-            places.push(store.url());
-            found.extend(
-                entries
-                    .into_iter()
-                    .map(|entry| (number, store.clone(), entry)),
-            );
+        let mut parts = Vec::new();
+        for url in sources {
+            let opened = open_source(url, columns, key, None, &progress).await?;
+            parts.push(opened.manifest);
         }
-        let of = found.len() as u64;
-        let mut done = 0;
-        let shards = stream::iter(found)
-            .map(|(source, store, entry)| read_shard(source, store, entry, columns))
-            .buffered(FOOTERS_IN_FLIGHT)
-            .inspect_ok(|_| {
-                done += 1;
-                progress(done, of);
-            })
-            .try_collect()
-            .await?;
-        Ok(Self {
-            format_version: FORMAT_VERSION,
-            sources: places,
-            shards,
-        })
+        Ok(Self::concat(parts))
+    }
+
+    /// [`CorpusManifest::open`] of one source, and keeps what its footers said for the next time:
+    /// beside the shards, or below `root` where the shards are read-only.
+    pub async fn open_and_keep(
+        source: &str,
+        columns: &Columns,
+        key: &'static str,
+        root: &Store,
+        progress: impl Fn(u64, u64),
+    ) -> Result<Self, DatasetError> {
+        let opened = open_source(source, columns, key, Some(root), &progress).await?;
+        let Opened {
+            manifest,
+            entries,
+            cache,
+        } = opened;
+        cache.save(&entries, &manifest.shards).await;
+        Ok(manifest)
     }
 
     /// Reads a stored manifest; refuses one that is not what `hash` names.
@@ -135,6 +134,34 @@ impl CorpusManifest {
     /// Size of all shards, whole.
     pub fn bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.bytes).sum()
+    }
+
+    /// How `after` differs from this manifest, by the first shard that is not in both, as a sentence
+    /// about it; `None` where they are the same corpus.
+    pub fn difference(&self, after: &Self) -> Option<String> {
+        let place = |of: &Self, shard: &Shard| {
+            let source = of.sources.get(shard.source as usize);
+            format!("{}/{}", source.map_or("", String::as_str), shard.key)
+        };
+        let mut pairs = self.shards.iter().zip(&after.shards);
+        let changed = match pairs.find(|(before, after)| before != after) {
+            Some((a, b)) if a.key == b.key && a.source == b.source => {
+                format!("{} changed", place(self, a))
+            }
+            Some((a, b)) if (a.source, &a.key) < (b.source, &b.key) => {
+                format!("{} is gone", place(self, a))
+            }
+            Some((_, b)) => format!("{} is new", place(after, b)),
+            None => {
+                let both = self.shards.len().min(after.shards.len());
+                match (self.shards.get(both), after.shards.get(both)) {
+                    (Some(a), _) => format!("{} is gone", place(self, a)),
+                    (None, Some(b)) => format!("{} is new", place(after, b)),
+                    (None, None) => return None,
+                }
+            }
+        };
+        Some(changed)
     }
 
     /// Splits off `fraction` of the row groups, whole: those with the smallest hash of (seed, shard
@@ -197,6 +224,54 @@ fn held_out_rank(seed: u64, shard: &Shard, group: u32) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
+/// One source, as it was opened.
+struct Opened {
+    manifest: CorpusManifest,
+    entries: Vec<Entry>,
+    cache: FooterCache,
+}
+
+async fn open_source(
+    url: &str,
+    columns: &Columns,
+    key: &'static str,
+    root: Option<&Store>,
+    progress: impl Fn(u64, u64),
+) -> Result<Opened, DatasetError> {
+    let (store, entries) = find_shards(url, key).await?;
+    let cache = FooterCache::load(&store, entries.len(), columns, root).await;
+    let of = entries.len() as u64;
+    let mut done = 0;
+    let shards = stream::iter(&entries)
+        .map(|entry| {
+            let known = cache.get(0, entry);
+            let read = read_shard(&store, entry, columns);
+            async move {
+                match known {
+                    Some(shard) => Ok(shard),
+                    None => read.await,
+                }
+            }
+        })
+        .buffered(FOOTERS_IN_FLIGHT)
+        .inspect_ok(|_| {
+            done += 1;
+            progress(done, of);
+        })
+        .try_collect()
+        .await?;
+    let manifest = CorpusManifest {
+        format_version: FORMAT_VERSION,
+        sources: vec![store.url()],
+        shards,
+    };
+    Ok(Opened {
+        manifest,
+        entries,
+        cache,
+    })
+}
+
 /// The shards of one source, sorted by key: the object itself if the URL names one.
 async fn find_shards(url: &str, key: &'static str) -> Result<(Store, Vec<Entry>), DatasetError> {
     let store = Store::open(url)?;
@@ -225,14 +300,13 @@ fn is_parquet(key: &str) -> bool {
 }
 
 async fn read_shard(
-    source: u32,
-    store: Store,
-    entry: Entry,
+    store: &Store,
+    entry: &Entry,
     columns: &Columns,
 ) -> Result<Shard, DatasetError> {
     let mut retry = Retry::for_at_most(PATIENCE);
     loop {
-        match read_shard_once(source, &store, &entry, columns).await {
+        match read_shard_once(store, entry, columns).await {
             Ok(shard) => return Ok(shard),
             Err(error) => retry.after(error).await?,
         }
@@ -240,7 +314,6 @@ async fn read_shard(
 }
 
 async fn read_shard_once(
-    source: u32,
     store: &Store,
     entry: &Entry,
     columns: &Columns,
@@ -257,7 +330,7 @@ async fn read_shard_once(
         row_groups.push((number, rows));
     }
     Ok(Shard {
-        source,
+        source: 0,
         key: entry.key.clone(),
         bytes: entry.bytes,
         etag: entry.etag.clone().filter(|_| !store.is_local()),

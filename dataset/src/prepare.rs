@@ -1,6 +1,7 @@
 //! Everything a run needs before its first step, made once and stored below the run's root. Doing
 //! it again finds it done.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use ringmaster_proto::spec::{TaskSpec, Validation};
@@ -23,6 +24,9 @@ const TOKENIZER_ROWS_MAX: u64 = 20_000;
 
 /// Bytes of text a tokenizer is trained on at most.
 const TOKENIZER_BYTES_MAX: usize = 8 << 20;
+
+/// Earlier manifests of a run that are looked at to say what changed.
+const MANIFESTS_COMPARED: usize = 8;
 
 /// Largest tokenizer.json that is read.
 const TOKENIZER_FILE_BYTES_MAX: u64 = 256 << 20;
@@ -68,6 +72,7 @@ pub async fn prepare(
 ) -> Result<Prepared, DatasetError> {
     let (train, validation) = open_sources(spec, root, progress).await?;
     let plan = Plan::new(train.row_groups(), PlanSpec::from(spec))?;
+    warn_of_change(root, &train).await?;
     let corpus_hash = store_manifest(root, &train).await?;
     let validation_hash = match &validation {
         Some(manifest) => store_manifest(root, manifest).await?,
@@ -95,7 +100,10 @@ async fn open_sources(
 ) -> Result<(CorpusManifest, Option<CorpusManifest>), DatasetError> {
     let open = |url: String, key| {
         let footers = move |done, of| progress.stage("footers", done, of);
-        async move { CorpusManifest::open(&[url], &spec.data.columns, key, footers).await }
+        async move {
+            let columns = &spec.data.columns;
+            CorpusManifest::open_and_keep(&url, columns, key, root, footers).await
+        }
     };
     let fraction = match &spec.data.validation {
         Validation::Fraction(fraction) => *fraction,
@@ -143,9 +151,47 @@ fn scenes_rows(url: &str, rows: &str) -> Result<u64, DatasetError> {
 /// Written again even if it is there: the shards may have moved, which the hash does not see.
 async fn store_manifest(root: &Store, manifest: &CorpusManifest) -> Result<String, StoreError> {
     let hash = manifest.hash();
-    root.put(&keys::corpus_manifest(&hash), manifest.to_json().into())
-        .await?;
+    let key = keys::corpus_manifest(&hash);
+    root.put(&key, manifest.to_json().into()).await?;
     Ok(hash)
+}
+
+/// Warns if the corpus to train on is not the one that was prepared below `root` before. The journal
+/// refuses to go on with another; which shard it is, only the manifests can tell.
+async fn warn_of_change(root: &Store, manifest: &CorpusManifest) -> Result<(), StoreError> {
+    match root.head(&keys::corpus_manifest(&manifest.hash())).await {
+        Err(error) if error.is_not_found() => {}
+        known => return known.map(drop),
+    }
+    if let Some(difference) = difference(root, manifest).await? {
+        tracing::warn!("the corpus is not what it was when this run was prepared: {difference}");
+    }
+    Ok(())
+}
+
+/// What sets `manifest` apart from the one most like it that was prepared below `root` before.
+async fn difference(root: &Store, manifest: &CorpusManifest) -> Result<Option<String>, StoreError> {
+    let names = |of: &CorpusManifest| -> HashSet<String> {
+        of.shards.iter().map(|shard| shard.key.clone()).collect()
+    };
+    let ours = names(manifest);
+    let mut nearest: Option<(usize, CorpusManifest)> = None;
+    let found = root.list(keys::CORPUS_MANIFESTS).await?;
+    let found = found
+        .iter()
+        .filter_map(|entry| keys::hash_of_manifest(&entry.key));
+    for hash in found.take(MANIFESTS_COMPARED) {
+        let key = keys::corpus_manifest(hash);
+        let url = root.child(&key).url();
+        let Ok(before) = CorpusManifest::from_json(&url, &root.get(&key).await?, hash) else {
+            continue;
+        };
+        let shared = names(&before).intersection(&ours).count();
+        if nearest.as_ref().is_none_or(|(most, _)| shared > *most) {
+            nearest = Some((shared, before));
+        }
+    }
+    Ok(nearest.and_then(|(_, before)| before.difference(manifest)))
 }
 
 /// The given tokenizer, the run's own from before, that of what it starts from, or a new one.

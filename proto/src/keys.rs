@@ -19,6 +19,14 @@ pub fn corpus_manifest(hash: &str) -> String {
     format!("corpus/manifest-{hash}.json")
 }
 
+/// Prefix of all corpus manifests.
+pub const CORPUS_MANIFESTS: &str = "corpus";
+
+/// The blake3 that the key of a corpus manifest names; `None` for any other key.
+pub fn hash_of_manifest(key: &str) -> Option<&str> {
+    key.strip_prefix("corpus/manifest-")?.strip_suffix(".json")
+}
+
 /// The run's tokenizer, in the `tokenizers` JSON format.
 pub const TOKENIZER: &str = "tokenizer.json";
 

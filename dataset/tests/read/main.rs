@@ -10,6 +10,7 @@ mod economy;
 mod errors;
 mod faults;
 mod faulty;
+mod footers;
 mod foreign;
 mod import;
 mod loader;

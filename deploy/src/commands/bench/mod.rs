@@ -3,6 +3,7 @@
 mod allreduce;
 mod child;
 mod control;
+mod corpus;
 mod experiment;
 mod figures;
 mod ledger;
@@ -35,6 +36,8 @@ pub(crate) enum BenchCommand {
     Sampling(sampling::SamplingArgs),
     /// Let very many workers attend one coordinator, and measure what that costs it
     Control(control::ControlArgs),
+    /// Open a corpus of very many shards, and plan steps anywhere in it
+    Corpus(corpus::CorpusArgs),
     /// Kill, stop and ask to leave the processes of a run, and time how soon it trains again
     Recovery(recovery::RecoveryArgs),
     /// Measure how many examples a second are read, decoded and made ready for a step
@@ -51,6 +54,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<Exit, CliError> {
         BenchCommand::Variants(args) => variants::run(args).await,
         BenchCommand::Sampling(args) => sampling::run(args).await,
         BenchCommand::Control(args) => control::run(args).await,
+        BenchCommand::Corpus(args) => corpus::run(args).await,
         BenchCommand::Recovery(args) => recovery::run(args).await,
         BenchCommand::Loader(args) => loader::run(args).await,
         BenchCommand::Losses(args) => losses::run(args).await,
