@@ -33,6 +33,7 @@ mod loader;
 pub mod loader_bench;
 pub mod manifest;
 mod names;
+mod mixing;
 #[cfg(feature = "read")]
 mod pages;
 mod permutation;
@@ -60,6 +61,8 @@ pub mod scenes_corpus;
 mod shard;
 pub mod store;
 #[cfg(feature = "read")]
+mod survey;
+#[cfg(feature = "read")]
 mod thumbnail;
 #[cfg(feature = "read")]
 mod tokenizer;
@@ -70,6 +73,7 @@ pub use assign::{efficiency, lanes_of_rank};
 pub use error::DatasetError;
 pub use manifest::{CorpusManifest, Shard};
 pub use names::{RowName, RowNames};
+pub use mixing::{Compared, Mixing};
 pub use plan::{Plan, PlanError, PlanSpec, RowRef};
 pub use store::{Entry, Store, StoreError, read_url};
 
@@ -84,6 +88,7 @@ pub use {
     questions::{Asked, Question, QuestionBatch, QuestionOptions, Questions},
     refusal::Refusal,
     rows::Texts,
+    survey::{SeenRow, Which, survey},
     thumbnail::thumbnail,
     tokenizer::Tokenizer,
 };

@@ -235,7 +235,16 @@ fn a_corpus_that_was_made_can_be_inspected() {
         "10",
     ];
     assert!(ringmaster(folder.path(), &make).status.success());
-    let inspect = ["corpus", "inspect", "c/train", "--output", "json"];
+    let inspect = [
+        "corpus",
+        "inspect",
+        "c/train",
+        "--shuffle",
+        "--html",
+        "sheet.html",
+        "--output",
+        "json",
+    ];
     let output = ringmaster(folder.path(), &inspect);
     assert!(
         output.status.success(),
@@ -248,6 +257,23 @@ fn a_corpus_that_was_made_can_be_inspected() {
         (&600.into(), &600.into())
     );
     assert!(corpus["size_bytes"].as_u64().unwrap() > 0);
+    let pictures = &corpus["pictures"];
+    assert_eq!(pictures["widths"], serde_json::json!([64, 64, 64]));
+    assert_eq!(pictures["refused_rows"], 0);
+    // Fewer rows than a window takes: the plan is a full shuffle.
+    let travel = corpus["shuffle"]["travel"]["plan"].as_f64().unwrap();
+    assert!((0.2..0.45).contains(&travel), "{travel}");
+    let sheet = std::fs::read_to_string(folder.path().join("sheet.html")).unwrap();
+    let sampled = pictures["sampled_rows"].as_u64().unwrap();
+    assert_eq!(sheet.matches("<figure>").count() as u64, sampled);
+    let verify = ["corpus", "verify", "c/train", "--output", "json"];
+    let output = ringmaster(folder.path(), &verify);
+    assert!(output.status.success());
+    let verified: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&verified["rows"], &verified["refused_rows"]),
+        (&600.into(), &0.into())
+    );
 }
 
 #[test]

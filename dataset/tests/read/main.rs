@@ -19,5 +19,6 @@ mod pixels;
 mod prepare;
 mod questions;
 mod store;
+mod survey;
 mod texts;
 mod tokenizer;
