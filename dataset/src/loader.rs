@@ -36,6 +36,8 @@ pub struct LoaderOptions {
     pub to: Step,
     /// Side of the decoded pictures, pixels.
     pub image_size: usize,
+    /// Whether JPEGs that shrink by two or more are decoded smaller.
+    pub dct_scaling: bool,
     /// Finished steps that may wait; at least 1.
     pub prefetch_steps: usize,
     /// Threads that decode; at least 1.
@@ -80,7 +82,9 @@ impl Loader {
             reader: Arc::clone(&corpus.reader),
             runtime: runtime.clone(),
             cancel: cancel.clone(),
-            decoders: DecoderPool::new(options.threads, || Decoder::new(options.image_size)),
+            decoders: DecoderPool::new(options.threads, || {
+                Decoder::new(options.image_size).with_dct_scaling(options.dct_scaling)
+            }),
             options,
         };
         let thread = std::thread::Builder::new().name("loader".into());

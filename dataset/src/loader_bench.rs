@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::corpus::Corpus;
-use crate::decode::{self, Decoder, DecoderPool, Picture};
+use crate::decode::{self, Decoded, Decoder, DecoderPool};
 use crate::error::DatasetError;
 use crate::loader::{Loader, LoaderOptions};
 use crate::prepare::prepare;
@@ -57,6 +57,7 @@ pub struct LoaderBench {
     corpus: Corpus,
     lanes: u32,
     image_size: usize,
+    dct_scaling: bool,
     threads: usize,
     runtime: Handle,
 }
@@ -77,6 +78,7 @@ impl LoaderBench {
             corpus: corpus.await?,
             lanes: spec.data.lanes,
             image_size: spec.model.image_size,
+            dct_scaling: spec.data.dct_scaling,
             threads,
             runtime: Handle::current(),
         })
@@ -87,17 +89,21 @@ impl LoaderBench {
         let part = time / 10;
         let sample = self.sample()?;
         let pictures: Vec<&[u8]> = sample.iter().map(Vec::as_slice).collect();
-        let decoded: Vec<Picture> = pictures
+        let mut decoder = self.decoder();
+        let decoded: Vec<Decoded> = pictures
             .iter()
-            .filter_map(|picture| decode::picture(picture).ok())
+            .filter_map(|picture| decoder.decode_only(picture).ok())
             .take(DECODED)
             .collect();
         let first = decoded.first().ok_or(DatasetError::LoaderDied)?;
-        let mut decoder = Decoder::new(self.image_size);
-        let small = decoder.resized(first.clone()).unwrap_or_default();
+        let small = decoder.resize(first).unwrap_or_default();
         let mut values = vec![0.0; small.len()];
         let read = self.read(part)?;
-        let decode = rate(part, &pictures, |picture| drop(decode::picture(picture)));
+        let decode = rate(part, &pictures, |picture| {
+            if let Ok(decoded) = decoder.decode_only(picture) {
+                decoder.reuse(decoded);
+            }
+        });
         let resize = rate(part, &decoded, |picture| drop(decoder.resize(picture)));
         let normalise = rate(part, &[small], |pixels| {
             decode::normalise(pixels, &mut values);
@@ -108,7 +114,10 @@ impl LoaderBench {
             whole += self.whole(3 * part / TURNS)? / f64::from(TURNS);
         }
         let bytes: usize = pictures.iter().map(|picture| picture.len()).sum();
-        let pixels: usize = decoded.iter().map(|picture| picture.rgb.len() / 3).sum();
+        let pixels: usize = decoded
+            .iter()
+            .map(|decoded| decoded.picture.rgb.len() / 3)
+            .sum();
         Ok(LoaderRates {
             read,
             decode,
@@ -119,6 +128,10 @@ impl LoaderBench {
             picture_bytes: bytes as f64 / pictures.len() as f64,
             picture_pixels: pixels as f64 / decoded.len() as f64,
         })
+    }
+
+    fn decoder(&self) -> Decoder {
+        Decoder::new(self.image_size).with_dct_scaling(self.dct_scaling)
     }
 
     fn windows(&self) -> Vec<LaneWindows> {
@@ -171,7 +184,7 @@ impl LoaderBench {
     }
 
     fn ceiling(&self, time: Duration, pictures: &[&[u8]]) -> f64 {
-        let mut pool = DecoderPool::new(self.threads, || Decoder::new(self.image_size));
+        let mut pool = DecoderPool::new(self.threads, || self.decoder());
         let started = Instant::now();
         let mut rows = 0;
         while started.elapsed() < time {
@@ -188,6 +201,7 @@ impl LoaderBench {
             from: Step(0),
             to: Step(STEPS),
             image_size: self.image_size,
+            dct_scaling: self.dct_scaling,
             prefetch_steps: AHEAD,
             threads: self.threads,
         };

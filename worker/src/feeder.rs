@@ -94,6 +94,7 @@ impl Feeder {
             from,
             to,
             image_size: spec.model.image_size,
+            dct_scaling: spec.data.dct_scaling,
             prefetch_steps: AHEAD,
             threads: decoder_threads(),
         };

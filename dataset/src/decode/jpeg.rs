@@ -5,23 +5,51 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::picture::{Picture, orientation};
-use super::{BadImage, check_size, refused};
+use super::picture::{Decoded, Picture, orientation};
+use super::{BadImage, check_size, refused, scaled};
 
 /// Longest side, pixels: what the format can say at most.
 const SIDE_MAX: usize = 65_535;
 
-/// The pixels, upright.
-pub(super) fn decode(encoded: &[u8]) -> Result<Picture, BadImage> {
+/// The pixels. With `at_least` a picture that would still be that many pixels a side at a
+/// half, a quarter or an eighth of its size is decoded to that. `spare` is memory to decode into.
+pub(super) fn decode(
+    encoded: &[u8],
+    at_least: Option<usize>,
+    mut spare: Vec<u8>,
+) -> Result<Decoded, BadImage> {
     let mut decoder = open(encoded)?;
     let (width, height) = decoder.dimensions().unwrap_or((0, 0));
-    let rgb = decoder.decode().map_err(refused)?;
-    if rgb.len() != width * height * 3 {
-        return Err(BadImage::Codec("its colours do not convert to RGB".into()));
-    }
     let exif = decoder.exif().map(Vec::as_slice);
     let turn = orientation(exif, decoder.xmp().map(Vec::as_slice));
-    Ok(Picture { width, height, rgb }.turned(turn))
+    let by = at_least.map_or(1, |side| reduction(width.min(height), side));
+    if by > 1
+        && let Some(picture) = scaled::decode(encoded, (width, height), by)
+    {
+        let covers = (width as f64 / by as f64, height as f64 / by as f64);
+        return Ok(Decoded {
+            picture,
+            turn,
+            covers,
+        });
+    }
+    let values = width * height * 3;
+    if decoder.output_buffer_size() != Some(values) {
+        return Err(BadImage::Codec("its colours do not convert to RGB".into()));
+    }
+    // What a damaged picture leaves out is black, not what was there before.
+    spare.clear();
+    spare.resize(values, 0);
+    decoder.decode_into(&mut spare).map_err(refused)?;
+    let rgb = spare;
+    let decoded = Decoded::from(Picture { width, height, rgb });
+    Ok(Decoded { turn, ..decoded })
+}
+
+/// The largest of 8, 4, 2 and 1 that leaves `at_least` pixels of `side`.
+fn reduction(side: usize, at_least: usize) -> usize {
+    let leaves = |by: &usize| side / by >= at_least;
+    [8, 4, 2].into_iter().find(leaves).unwrap_or(1)
 }
 
 /// A decoder that has read the head, and a picture of a size that is decoded.

@@ -4,11 +4,11 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::picture::{Picture, orientation};
+use super::picture::{Decoded, Picture, orientation};
 use super::{BadImage, DECODER_BYTES_MAX, check_size, refused};
 
-/// The pixels, upright.
-pub(super) fn decode(encoded: &[u8], format: ImageFormat) -> Result<Picture, BadImage> {
+/// The pixels.
+pub(super) fn decode(encoded: &[u8], format: ImageFormat) -> Result<Decoded, BadImage> {
     let mut decoder = open(encoded, format)?;
     let (width, height) = decoder.dimensions();
     // What cannot be read of the metadata turns nothing.
@@ -20,7 +20,9 @@ pub(super) fn decode(encoded: &[u8], format: ImageFormat) -> Result<Picture, Bad
         height: height as usize,
         rgb: rgb(picture),
     };
-    Ok(picture.turned(orientation(exif.as_deref(), xmp.as_deref())))
+    let turn = orientation(exif.as_deref(), xmp.as_deref());
+    let decoded = Decoded::from(picture);
+    Ok(Decoded { turn, ..decoded })
 }
 
 /// A decoder that has read the head, and a picture of a size that is decoded.

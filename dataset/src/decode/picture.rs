@@ -14,6 +14,26 @@ pub struct Picture {
     pub rgb: Vec<u8>,
 }
 
+/// What a codec makes of a file.
+pub(crate) struct Decoded {
+    pub(crate) picture: Picture,
+    /// How it is to be turned.
+    pub(super) turn: Orientation,
+    /// How much of the pixels is picture, across and down: where it was decoded smaller, the last may be
+    /// so in part.
+    pub(super) covers: (f64, f64),
+}
+
+impl From<Picture> for Decoded {
+    fn from(picture: Picture) -> Self {
+        Self {
+            covers: (picture.width as f64, picture.height as f64),
+            turn: Orientation::NoTransforms,
+            picture,
+        }
+    }
+}
+
 impl Picture {
     /// Turned and mirrored; unchanged where the buffer does not have the size it says.
     pub(super) fn turned(self, orientation: Orientation) -> Self {

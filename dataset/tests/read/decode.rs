@@ -189,6 +189,11 @@ fn too_many_bytes_and_no_picture_are_refused() {
     }
 }
 
+/// The same, of a JPEG that shrinks.
+fn decode_smaller(bytes: &[u8]) -> Result<Vec<u8>, BadImage> {
+    Decoder::new(WIDTH).with_dct_scaling(true).decode(bytes)
+}
+
 fn samples() -> Vec<Vec<u8>> {
     let mut webp = Vec::new();
     let encoder = WebPEncoder::new_lossless(&mut webp);
@@ -207,6 +212,8 @@ fn samples() -> Vec<Vec<u8>> {
         webp,
         include_bytes!("../fixtures/pixels/pictures/gif.gif").to_vec(),
         include_bytes!("../fixtures/pixels/pictures/bmp-rgb.bmp").to_vec(),
+        include_bytes!("../fixtures/pixels/pictures/jpeg-large-444.jpg").to_vec(),
+        include_bytes!("../fixtures/pixels/pictures/jpeg-large-progressive.jpg").to_vec(),
     ]
 }
 
@@ -227,7 +234,7 @@ fn a_picture_cut_anywhere_is_an_error() {
 proptest! {
     #[test]
     fn damage_is_an_error_or_a_picture_and_never_a_panic(
-        which in 0_usize..6,
+        which in 0_usize..8,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut bytes = samples().swap_remove(which);
@@ -235,9 +242,11 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = value;
         }
-        match decode(&bytes) {
-            Ok(pixels) => prop_assert_eq!(pixels.len(), WIDTH * WIDTH * 3),
-            Err(error) => prop_assert_ne!(error, BadImage::Panic),
+        for decoded in [decode(&bytes), decode_smaller(&bytes)] {
+            match decoded {
+                Ok(pixels) => prop_assert_eq!(pixels.len(), WIDTH * WIDTH * 3),
+                Err(error) => prop_assert_ne!(error, BadImage::Panic),
+            }
         }
     }
 }

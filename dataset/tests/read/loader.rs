@@ -49,6 +49,7 @@ impl Bench {
             from: Step(from),
             to: Step(to),
             image_size: SIDE,
+            dct_scaling: false,
             prefetch_steps: 2,
             threads,
         };
@@ -169,6 +170,7 @@ fn a_shard_that_changes_under_a_run_is_an_error_that_names_it() {
         from: Step(0),
         to: Step(4),
         image_size: SIDE,
+        dct_scaling: false,
         prefetch_steps: 1,
         threads: 1,
     };
@@ -189,6 +191,7 @@ fn dropping_a_loader_that_nobody_reads_ends_it() {
         from: Step(0),
         to: Step(40),
         image_size: SIDE,
+        dct_scaling: false,
         prefetch_steps: 1,
         threads: 1,
     };

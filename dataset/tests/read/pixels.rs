@@ -97,6 +97,33 @@ fn every_encoding_is_resized_to_the_pixels_of_pillow() {
     }
 }
 
+/// The oracle is Pillow's `draft`, which decodes smaller too; what that changes is bounded beside it.
+#[test]
+fn a_jpeg_decoded_smaller_is_what_pillow_drafts() {
+    let mut decoder = Decoder::new(SIDE).with_dct_scaling(true);
+    let mut seen = 0;
+    for (stem, _, encoded) in pictures() {
+        let found = decoder.decode(&encoded).unwrap();
+        if !stem.starts_with("jpeg-large") {
+            let whole = Decoder::new(SIDE).decode(&encoded).unwrap();
+            let shrinks = picture(&encoded).is_ok_and(|p| p.width.min(p.height) >= 2 * SIDE);
+            assert!(shrinks || found == whole, "{stem} shrinks by less than two");
+            continue;
+        }
+        seen += 1;
+        let draft = expected("draft", &stem).rgb;
+        let whole = expected("resized", &stem).rgb;
+        let near = distance(&found, &draft);
+        assert!(near.mean <= 0.3 && near.most <= 1, "{stem}: {near:?}");
+        for (who, pixels) in [("draft", draft), ("ours", found)] {
+            let far = distance(&pixels, &whole);
+            println!("{stem} {who}: {far:?}");
+            assert!(far.mean <= 0.7 && far.most <= 5, "{stem}, {who}: {far:?}");
+        }
+    }
+    assert_eq!(seen, 5);
+}
+
 /// A machine without AVX2 must make the pixels of one with it. Of the library that decodes JPEG no public
 /// switch turns extensions off: a build of it without them agreed on 280,000 damaged pictures.
 #[test]

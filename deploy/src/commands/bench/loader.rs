@@ -32,6 +32,9 @@ pub(crate) struct LoaderArgs {
     /// Threads that decode [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
+    /// Decode JPEGs that shrink by two or more at once smaller, as with data.dct_scaling
+    #[arg(long)]
+    dct_scaling: bool,
     /// Examples per second that a step takes, to compare with: `base` on one H200
     #[arg(long, default_value_t = 1060.0)]
     needs: f64,
@@ -44,6 +47,7 @@ pub(crate) struct LoaderArgs {
 #[derive(Debug, Serialize)]
 struct Report {
     threads: usize,
+    dct_scaling: bool,
     picture_bytes: f64,
     picture_pixels: f64,
     /// Reading and shuffling alone, examples per second as all of the following.
@@ -64,9 +68,11 @@ struct Report {
 }
 
 impl Report {
-    fn new(threads: usize, needs: f64, rates: LoaderRates) -> Self {
+    fn new(threads: usize, args: &LoaderArgs, rates: LoaderRates) -> Self {
+        let needs = args.needs;
         Self {
             threads,
+            dct_scaling: args.dct_scaling,
             picture_bytes: rates.picture_bytes,
             picture_pixels: rates.picture_pixels,
             read_per_second: rates.read,
@@ -109,8 +115,9 @@ async fn measure(out: &Path, args: &LoaderArgs) -> Result<Report, CliError> {
     let spec = format!(
         "[run]\nname = \"loader\"\nsteps = 1\n\
          [data]\nsources = [{{ url = {source:?} }}]\nlanes = 8\nlane_batch = 32\n\
-         shuffle_rows = 2048\nvalidation = 0.0\n\
-         [model]\npreset = \"base\"\n"
+         shuffle_rows = 2048\nvalidation = 0.0\ndct_scaling = {scaling}\n\
+         [model]\npreset = \"base\"\n",
+        scaling = args.dct_scaling
     );
     let spec = RunSpec::parse(&spec, &[])?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -123,7 +130,7 @@ async fn measure(out: &Path, args: &LoaderArgs) -> Result<Report, CliError> {
         let internal = ringmaster_proto::ErrorKind::Internal;
         CliError::refused(internal, "bench loader", error, "please report it")
     };
-    Ok(Report::new(threads, args.needs, rates.map_err(lost)??))
+    Ok(Report::new(threads, args, rates.map_err(lost)??))
 }
 
 fn print(report: &Report) {
