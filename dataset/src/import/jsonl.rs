@@ -11,7 +11,7 @@ use crate::rows::Texts;
 
 /// What a line may say; anything else in it is left alone.
 #[derive(Deserialize)]
-struct Line {
+pub(super) struct Line {
     id: Option<Id>,
     image_id: Option<Id>,
     image: Option<String>,
@@ -27,6 +27,22 @@ struct Line {
     objects: Vec<String>,
     hypothesis: Option<String>,
     label: Option<String>,
+}
+
+impl Line {
+    /// Its texts, and every answer that people gave.
+    pub(super) fn texts(self) -> (Texts, Vec<String>) {
+        let texts = Texts {
+            caption: text(self.caption).or(text(self.text)),
+            question: text(self.question),
+            answer: text(self.answer),
+            template: text(self.template),
+            objects: self.objects,
+            hypothesis: text(self.hypothesis),
+            label: text(self.label),
+        };
+        (texts, self.answers)
+    }
 }
 
 pub(super) fn read(source: &Source, visit: &mut Visit) -> Result<(), DatasetError> {
@@ -53,23 +69,20 @@ pub(super) fn read_lines<T: DeserializeOwned>(
     Ok(())
 }
 
-fn row(place: String, line: Line, pictures: &mut Pictures) -> Result<Row, String> {
-    let path = line.image.or(line.file_name).ok_or("it names no image")?;
+fn row(place: String, mut line: Line, pictures: &mut Pictures) -> Result<Row, String> {
+    let path = line.image.take().or(line.file_name.take());
+    let path = path.ok_or("it names no image")?;
+    let id = |id: Option<Id>| id.map(|id| id.to_string()).unwrap_or_default();
+    let (row_id, image_id) = (id(line.id.take()), id(line.image_id.take()));
+    let image = pictures.read(&path)?;
+    let (texts, annotators) = line.texts();
     Ok(Row {
         place,
-        id: line.id.map(|id| id.to_string()).unwrap_or_default(),
-        image_id: line.image_id.map(|id| id.to_string()).unwrap_or_default(),
-        image: pictures.read(&path)?,
+        id: row_id,
+        image_id,
         path,
-        texts: Texts {
-            caption: text(line.caption).or(text(line.text)),
-            question: text(line.question),
-            answer: text(line.answer),
-            template: text(line.template),
-            objects: line.objects,
-            hypothesis: text(line.hypothesis),
-            label: text(line.label),
-        },
-        annotators: line.answers,
+        image,
+        texts,
+        annotators,
     })
 }

@@ -4,6 +4,7 @@
 //! any length is read in little memory. What is wrong with one row is the visitor's to judge; what
 //! is wrong with the whole file ends the reading.
 
+mod coco;
 mod exclusion;
 mod gqa;
 mod json;
@@ -15,6 +16,7 @@ mod shards;
 mod snli_ve;
 mod tolerance;
 mod vqa2;
+mod webdataset;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -47,16 +49,26 @@ pub enum Format {
     Vqa2,
     /// GQA: questions by their ids, pictures of Visual Genome.
     Gqa,
+    /// Captions of COCO: pictures and annotations in one file.
+    Coco,
+    /// WebDataset: tar files whose members of one name are a row.
+    WebDataset,
 }
 
 impl Format {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Jsonl, "jsonl"),
         (Self::Parquet, "parquet"),
         (Self::SnliVe, "snli-ve"),
         (Self::Vqa2, "vqa2"),
         (Self::Gqa, "gqa"),
+        (Self::Coco, "coco"),
+        (Self::WebDataset, "webdataset"),
     ];
+
+    fn names() -> String {
+        Self::ALL.map(|(_, name)| name).join(", ")
+    }
 }
 
 impl FromStr for Format {
@@ -66,7 +78,7 @@ impl FromStr for Format {
         let found = Self::ALL.iter().find(|(_, name)| *name == text);
         found
             .map(|(format, _)| *format)
-            .ok_or_else(|| format!("{text:?} is not jsonl, parquet, snli-ve, vqa2 or gqa"))
+            .ok_or_else(|| format!("{text:?} is none of {}", Self::names()))
     }
 }
 
@@ -136,6 +148,8 @@ pub fn read(
         Format::SnliVe => snli_ve::read(source, visit),
         Format::Vqa2 => vqa2::read(source, visit),
         Format::Gqa => gqa::read(source, visit),
+        Format::Coco => coco::read(source, visit),
+        Format::WebDataset => webdataset::read(source, visit),
     }
 }
 

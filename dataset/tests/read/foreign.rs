@@ -1,4 +1,4 @@
-//! The files of VQA2, GQA and SNLI-VE, written here as they are published.
+//! The files of VQA2, GQA, SNLI-VE and COCO, and WebDataset's, written here as they are published.
 
 use std::path::Path;
 
@@ -192,4 +192,155 @@ fn a_file_that_is_not_what_it_should_be_is_named_with_the_place() {
         error.contains("no array annotations"),
         "long, but of no interest: {error}"
     );
+}
+
+#[test]
+fn captions_of_coco_are_rows_of_the_picture_they_name() {
+    let folder = pictures(&["a.jpg", "b.jpg"]);
+    let path = folder.path().join("captions.json");
+    let caption =
+        |id: u64, image: u64, text: &str| json!({"image_id": image, "id": id, "caption": text});
+    let mut file = json!({
+        "info": {"year": 2014},
+        "annotations": [caption(7, 12, "two"), caption(8, 11, "one"), caption(9, 12, "more")],
+        // The pictures come after their captions here, and before them elsewhere.
+        "images": [
+            {"license": 5, "file_name": "a.jpg", "height": 4, "id": 11},
+            {"file_name": "b.jpg", "id": 12},
+        ],
+    });
+    write(&path, &file);
+    let coco = source(Format::Coco, &path);
+    let expected = |id: &str, image: &str, path: &str, pixels: u64, caption: &str| {
+        (
+            id.to_owned(),
+            image.to_owned(),
+            path.to_owned(),
+            picture(pixels),
+            caption.to_owned(),
+        )
+    };
+    let found: Vec<_> = rows(&coco)
+        .unwrap()
+        .into_iter()
+        .map(|row| {
+            (
+                row.id,
+                row.image_id,
+                row.path,
+                row.image.to_vec(),
+                row.texts.caption.unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            expected("7", "12", "b.jpg", 1, "two"),
+            expected("8", "11", "a.jpg", 0, "one"),
+            expected("9", "12", "b.jpg", 1, "more"),
+        ]
+    );
+    file["annotations"][1]["image_id"] = json!(13);
+    write(&path, &file);
+    let error = rows(&coco).unwrap_err();
+    assert!(
+        error.contains("annotation 2: no picture has its image_id"),
+        "{error}"
+    );
+}
+
+/// A tar as other programs write it, of members (name, bytes).
+fn tar(path: &Path, members: &[(&str, Vec<u8>)]) {
+    let mut tar = tar::Builder::new(std::fs::File::create(path).unwrap());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes.as_slice())
+            .unwrap();
+    }
+    tar.finish().unwrap();
+}
+
+#[test]
+fn members_of_one_name_are_a_row_of_a_webdataset() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |text: &str| text.as_bytes().to_vec();
+    tar(
+        &folder.path().join("00001.tar"),
+        &[("x/c.png", picture(3)), ("x/c.txt", text("three\n"))],
+    );
+    tar(
+        &folder.path().join("00000.tar"),
+        &[
+            ("x/a.jpg", picture(1)),
+            ("x/a.txt", text("one")),
+            (
+                "x/a.json",
+                text(r#"{"question": "Q?", "answer": "A", "width": 3}"#),
+            ),
+            ("x/b.v1.cls", text("7")),
+            ("x/b.json", text(r#"{"caption": "two"}"#)),
+            ("x/b.PNG", picture(2)),
+        ],
+    );
+    let webdataset = source(Format::WebDataset, folder.path());
+    let found: Vec<_> = rows(&webdataset)
+        .unwrap()
+        .into_iter()
+        .map(|row| {
+            (
+                row.path,
+                row.image.to_vec(),
+                row.texts.caption.unwrap(),
+                row.texts.answer,
+            )
+        })
+        .collect();
+    let row = |path: &str, pixels, caption: &str, answer: Option<&str>| {
+        (
+            path.to_owned(),
+            picture(pixels),
+            caption.to_owned(),
+            answer.map(str::to_owned),
+        )
+    };
+    assert_eq!(
+        found,
+        [
+            row("x/a.jpg", 1, "one", Some("A")),
+            row("x/b.PNG", 2, "two", None),
+            row("x/c.png", 3, "three", None),
+        ]
+    );
+}
+
+#[test]
+fn a_webdataset_names_what_is_wrong_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    let webdataset = source(Format::WebDataset, &path);
+    let text = |text: &str| text.as_bytes().to_vec();
+    let cases = [
+        (vec![("a.txt", text("x"))], "a.tar, a: it has no picture"),
+        (
+            vec![("a.jpg", picture(1)), ("a.json", text("{"))],
+            "a.tar, a: a.json: ",
+        ),
+        (
+            vec![("a.jpg", picture(1)), ("a.txt", vec![0xff])],
+            "a.tar, a: a.txt: ",
+        ),
+    ];
+    for (members, reason) in cases {
+        tar(&path, &members);
+        let error = rows(&webdataset).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    tar(&path, &[("a.jpg", picture(1)), ("a.txt", text("x"))]);
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..700]).unwrap();
+    let error = rows(&webdataset).unwrap_err();
+    assert!(error.contains("a.tar"), "{error}");
 }

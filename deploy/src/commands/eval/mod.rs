@@ -87,7 +87,7 @@ struct Stored {
 /// Evaluates, and says what came out.
 pub(crate) async fn run(args: EvalArgs) -> Result<Exit, CliError> {
     let metric = args.metric.unwrap_or(match args.format {
-        Format::Parquet | Format::Jsonl => Metric::Exact,
+        Format::Parquet | Format::Jsonl | Format::Coco | Format::WebDataset => Metric::Exact,
         Format::Vqa2 => Metric::Vqa2,
         Format::Gqa => Metric::Gqa,
         Format::SnliVe => Metric::SnliVe,
