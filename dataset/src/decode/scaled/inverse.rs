@@ -2,6 +2,11 @@
 //! `jidctint.c` and `jidctred.c`. Eight lines are transformed side by side, in integers, so that the
 //! compiler finds the widest vectors of the processor and none changes a bit.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "plain indices are what is found to be vectors"
+)]
+
 /// Bits after the point of a constant.
 const POINT: u32 = 13;
 
