@@ -3,12 +3,11 @@
 //! loses its stream, and the store is written by a task of its own.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ringmaster_proto::v1::watch_run_response::Event as Watched;
 use ringmaster_proto::v1::{Directive, Hello, RunStatus, WatchRunResponse, WorkerReport};
-use ringmaster_proto::{ErrorKind, Step, Term, WorkerId};
+use ringmaster_proto::{ErrorKind, Term, WorkerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +16,7 @@ use crate::desk::{Write, Written};
 use crate::error::CoordinatorError;
 use crate::handle::Attendance;
 use crate::metrics::Metrics;
-use crate::metrics_log::{Appended, MetricsLog, StepLine};
+use crate::records::Records;
 use crate::run::{Damaged, Effect, End, Event, Level, Millis, RunMachine, Session};
 
 /// Events waiting for the machine.
@@ -84,9 +83,7 @@ pub(crate) struct Actor {
     writes: mpsc::Sender<Write>,
     watchers: broadcast::Sender<WatchRunResponse>,
     metrics: Metrics,
-    log: Option<(PathBuf, MetricsLog)>,
-    /// Lines of the log could not be written, and somebody was told.
-    log_waits: bool,
+    records: Option<Records>,
     shown: Option<RunStatus>,
     end: Option<Result<End, CoordinatorError>>,
 }
@@ -96,7 +93,7 @@ impl Actor {
         machine: RunMachine,
         writes: mpsc::Sender<Write>,
         metrics: Metrics,
-        log: Option<(PathBuf, MetricsLog)>,
+        records: Option<Records>,
     ) -> Self {
         Self {
             machine,
@@ -106,8 +103,7 @@ impl Actor {
             writes,
             watchers: broadcast::Sender::new(WATCHED_MAX),
             metrics,
-            log,
-            log_waits: false,
+            records,
             shown: None,
             end: None,
         }
@@ -124,7 +120,7 @@ impl Actor {
         let (mut asked, mut ticks) = (false, 0u64);
         loop {
             if let Some(end) = self.end.take() {
-                self.flush_log();
+                self.record(Records::flush);
                 return end;
             }
             tokio::select! {
@@ -139,7 +135,7 @@ impl Actor {
                     let second = ticks.is_multiple_of(STATUS_TICKS);
                     self.show(second);
                     if second {
-                        self.flush_log();
+                        self.record(Records::flush);
                     }
                 }
                 command = queue.recv() => match command {
@@ -264,8 +260,14 @@ impl Actor {
             }
             Effect::DeleteCheckpoint(folder) => self.write(Write::Delete(folder)),
             Effect::ConfirmOffice => self.write(Write::Confirm),
-            Effect::StepCompleted(line) => self.log_step(&line),
-            Effect::ForgetSteps(after) => self.forget_steps(after),
+            Effect::StepCompleted(line, refused) => {
+                self.record(|records| records.completed(&line, &refused));
+            }
+            Effect::StepRedone(line) => self.record(|records| records.redone(&line)),
+            Effect::GenerationBegan(generation, resume) => {
+                self.record(|records| records.began(generation, resume));
+            }
+            Effect::ForgetSteps(after) => self.record(|records| records.forget_after(after)),
             Effect::Publish(event) => self.publish(event),
             Effect::Log(level, text) => self.log(level, &text),
             Effect::Measure(measure) => self.metrics.measure(&measure),
@@ -302,42 +304,9 @@ impl Actor {
         }
     }
 
-    fn log_step(&mut self, line: &StepLine) {
-        let Some((path, log)) = &mut self.log else {
-            return;
-        };
-        match log.append(line) {
-            Ok(Appended::Written | Appended::Known) => {}
-            Ok(Appended::Differs(was)) => {
-                let (step, now) = (line.step, line.loss);
-                tracing::error!(step, ?was, ?now, "the redo differs from an earlier session");
-            }
-            // A full disk is no reason to stop training.
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "a step was not logged");
-            }
-        }
-    }
-
-    /// Writes the lines that could not be written when they came.
-    fn flush_log(&mut self) {
-        let Some((path, log)) = &mut self.log else {
-            return;
-        };
-        match log.flush() {
-            Ok(()) => self.log_waits = false,
-            Err(error) if !std::mem::replace(&mut self.log_waits, true) => {
-                tracing::warn!(path = %path.display(), %error, "steps are not logged until it is mended");
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn forget_steps(&mut self, after: Step) {
-        if let Some((path, log)) = &mut self.log
-            && let Err(error) = log.forget_after(after)
-        {
-            tracing::error!(path = %path.display(), %error, "steps that never happened stay logged");
+    fn record(&mut self, put: impl FnOnce(&mut Records)) {
+        if let Some(records) = &mut self.records {
+            put(records);
         }
     }
 

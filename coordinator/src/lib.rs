@@ -11,9 +11,13 @@ mod desk;
 mod error;
 mod handle;
 mod journal;
+mod json_lines;
+mod ledger;
 pub mod metrics;
 mod metrics_log;
+mod quarantine_log;
 pub mod record;
+mod records;
 pub mod run;
 mod scrub;
 mod server;
@@ -30,8 +34,11 @@ pub use error::CoordinatorError;
 pub use journal::{
     JournalError, RunHistory, StoredCheckpoints, checkpoints, history, stored_checkpoints,
 };
+pub use ledger::{LedgerLine, Owners};
 pub use metrics_log::{ObjectiveLine, StepLine};
+pub use quarantine_log::QuarantineLine;
 pub use record::CorpusFacts;
+pub use records::{LEDGER, QUARANTINE};
 pub use run::Timing;
 pub use server::{Options, Outcome, serve};
 pub use takeover::take_over;

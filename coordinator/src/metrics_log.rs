@@ -3,19 +3,16 @@
 //! A step that is redone after resuming an older checkpoint must come to the same line, so nothing
 //! is written for it; if its loss differs, that is an error worth a log line.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ringmaster_proto::{Generation, Step, v1};
 use serde::{Deserialize, Serialize};
 
+use crate::json_lines::JsonLines;
+
 /// How many steps back a redo is compared.
 const COMPARED_MAX: usize = 65_536;
-
-/// How many lines wait for a disk that takes none: hours of steps, some 50 MB.
-const UNWRITTEN_MAX: usize = 100_000;
 
 /// One completed step; equal on all ranks except what is in seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,14 +111,9 @@ pub(crate) enum Appended {
     Differs(Option<f64>),
 }
 
-/// The open file. Writing is a single small append to the page cache, so its owner may do it in
-/// line.
+/// The open file.
 pub(crate) struct MetricsLog {
-    file: File,
-    /// Length of what is whole.
-    end: u64,
-    /// Lines that could not be written yet, oldest first: a disk that is full costs none.
-    unwritten: VecDeque<Vec<u8>>,
+    file: JsonLines,
     last: u64,
     losses: BTreeMap<u64, Option<u64>>,
 }
@@ -129,37 +121,15 @@ pub(crate) struct MetricsLog {
 impl MetricsLog {
     /// Opens or creates the file and reads where it ends; a torn last line is cut off.
     pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        let mut reader = BufReader::new(&file);
-        let (mut losses, mut last, mut end) = (BTreeMap::new(), 0, 0);
-        let mut text = Vec::new();
-        loop {
-            text.clear();
-            let read = reader.read_until(b'\n', &mut text)?;
-            if text.last() != Some(&b'\n') {
-                break;
-            }
-            let line: StepLine = serde_json::from_slice(&text)?;
-            end += read as u64;
+        let (mut losses, mut last) = (BTreeMap::new(), 0);
+        let file = JsonLines::open(path, |line: StepLine| {
             last = line.step;
             losses.insert(line.step, line.loss.map(f64::to_bits));
             if losses.len() > COMPARED_MAX {
                 losses.pop_first();
             }
-        }
-        file.set_len(end)?;
-        Ok(Self {
-            file,
-            end,
-            unwritten: VecDeque::new(),
-            last,
-            losses,
-        })
+        })?;
+        Ok(Self { file, last, losses })
     }
 
     /// The newest step in the file; 0 if there is none.
@@ -169,37 +139,14 @@ impl MetricsLog {
 
     /// Removes the lines of all steps after `step`.
     pub(crate) fn forget_after(&mut self, step: Step) -> std::io::Result<()> {
-        let of =
-            |text: &[u8]| Ok::<_, std::io::Error>(serde_json::from_slice::<StepLine>(text)?.step);
-        while let Some(text) = self.unwritten.back()
-            && of(text)? > step.0
-        {
-            self.unwritten.pop_back();
-        }
-        self.file.seek(SeekFrom::Start(0))?;
-        let mut end = 0;
-        let mut reader = BufReader::new(&self.file);
-        let mut text = Vec::new();
-        loop {
-            text.clear();
-            let read = reader.read_until(b'\n', &mut text)?;
-            if read == 0 || of(&text)? > step.0 {
-                break;
-            }
-            end += read as u64;
-        }
-        self.file.set_len(end)?;
-        self.end = end;
+        self.file
+            .keep_while(|line: &StepLine| line.step <= step.0)?;
         self.last = self.last.min(step.0);
         self.losses.retain(|logged, _| *logged <= step.0);
         Ok(())
     }
 
-    /// Appends `line` unless its step is there already. One that cannot be written yet is kept, and is
-    /// written with a later one or by [`Self::flush`].
-    ///
-    /// # Errors
-    /// Too many could not be written: this one is lost.
+    /// Appends `line` unless its step is there already.
     pub(crate) fn append(&mut self, line: &StepLine) -> std::io::Result<Appended> {
         if line.step <= self.last {
             return Ok(match self.losses.get(&line.step) {
@@ -209,31 +156,14 @@ impl MetricsLog {
                 _ => Appended::Known,
             });
         }
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
-        if self.unwritten.len() >= UNWRITTEN_MAX {
-            return Err(std::io::Error::other("too many lines wait to be written"));
-        }
-        self.unwritten.push_back(text);
+        self.file.append(line)?;
         self.last = line.step;
-        // Whoever wants to know why it waits asks `flush`.
-        let _waits = self.flush();
         Ok(Appended::Written)
     }
 
-    /// Writes what could not be written before.
+    /// See [`JsonLines::flush`].
     pub(crate) fn flush(&mut self) -> std::io::Result<()> {
-        while let Some(text) = self.unwritten.front() {
-            self.file.seek(SeekFrom::Start(self.end))?;
-            if let Err(error) = self.file.write_all(text) {
-                // Half a line would hide every later one.
-                let _cut_off_when_opened = self.file.set_len(self.end);
-                return Err(error);
-            }
-            self.end += text.len() as u64;
-            self.unwritten.pop_front();
-        }
-        Ok(())
+        self.file.flush()
     }
 }
 
@@ -286,26 +216,6 @@ mod tests {
         assert_eq!(losses(&path), [(1, odd), (2, odd), (3, odd), (4, 1.0)]);
     }
 
-    /// `/dev/full` takes nothing, as a full disk does.
-    #[test]
-    fn what_a_full_disk_does_not_take_is_written_once_it_does() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("metrics.jsonl");
-        let mut log = MetricsLog::open(&path).unwrap();
-        log.append(&line(1, 2.0)).unwrap();
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let disk = std::mem::replace(&mut log.file, full);
-        for step in 2..=4 {
-            log.append(&line(step, 1.5)).unwrap();
-        }
-        assert!(log.flush().is_err());
-        assert_eq!(losses(&path), [(1, 2.0)]);
-        log.file = disk;
-        log.append(&line(5, 1.0)).unwrap();
-        let all = [(1, 2.0), (2, 1.5), (3, 1.5), (4, 1.5), (5, 1.0)];
-        assert_eq!(losses(&path), all);
-    }
-
     #[test]
     fn a_torn_last_line_is_written_again() {
         let folder = tempfile::tempdir().unwrap();
@@ -314,7 +224,7 @@ mod tests {
         log.append(&line(1, 2.0)).unwrap();
         log.append(&line(2, 1.5)).unwrap();
         let length = std::fs::metadata(&path).unwrap().len();
-        File::options()
+        std::fs::File::options()
             .write(true)
             .open(&path)
             .unwrap()

@@ -25,8 +25,8 @@ use crate::admin::router;
 use crate::error::CoordinatorError;
 use crate::handle::CoordinatorHandle;
 use crate::metrics::Metrics;
-use crate::metrics_log::MetricsLog;
 use crate::record::CorpusFacts;
+use crate::records::Records;
 use crate::run::{Config, End, RunMachine, Timing};
 use crate::scrub;
 use crate::service::Service;
@@ -50,7 +50,8 @@ pub struct Options {
     pub corpus: CorpusFacts,
     /// What every caller must show.
     pub token: RunToken,
-    /// `metrics.jsonl`, one line per step; none: not written.
+    /// `metrics.jsonl`, one line per step; the ledger and the list of refused rows lie beside it. None:
+    /// nothing is written.
     pub metrics_file: Option<PathBuf>,
     /// Where the admin HTTP can be reached, for `status`.
     pub admin_address: String,
@@ -114,8 +115,9 @@ async fn serve_run(
     } = options;
     root.probe().await?;
     let (desk, mut recovered) = take_over(&spec, &corpus, &root, adopt).await?;
-    let log = metrics_file.map(open_log).transpose()?;
-    recovered.logged = log.as_ref().map_or(Step(0), |(_, log)| log.last());
+    let open = |path: PathBuf| Records::open(&path, &recovered.lineage);
+    let records = metrics_file.map(open).transpose()?;
+    recovered.logged = records.as_ref().map_or(Step(0), Records::last);
     let run = spec.run.name.clone();
     let workers = spec.membership.min_workers..=spec.data.lanes;
     let metrics = Metrics::new(&run);
@@ -140,7 +142,7 @@ async fn serve_run(
         owner,
     };
     let writer = tokio::spawn(writer.run(asked).in_current_span());
-    let actor = Actor::new(machine, writes, metrics.clone(), log);
+    let actor = Actor::new(machine, writes, metrics.clone(), records);
 
     let ended = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -186,13 +188,6 @@ async fn farewell(servers: [JoinHandle<()>; 3], tasks: TaskTracker) {
         .is_err()
     {
         tracing::warn!("some streams did not end in time");
-    }
-}
-
-fn open_log(path: PathBuf) -> Result<(PathBuf, MetricsLog), CoordinatorError> {
-    match MetricsLog::open(&path) {
-        Ok(log) => Ok((path, log)),
-        Err(source) => Err(CoordinatorError::MetricsFile { path, source }),
     }
 }
 

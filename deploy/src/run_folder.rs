@@ -2,12 +2,14 @@
 //!
 //! With a store on this machine the folder is the run's root itself; with a remote store it lies
 //! below `./ringmaster-runs` and holds only what is local: `endpoint.json`, `token`,
-//! `metrics.jsonl` and `logs/`.
+//! `metrics.jsonl`, `ledger.jsonl`, `quarantine.jsonl` and `logs/`.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ringmaster_coordinator::{LEDGER, QUARANTINE};
+use ringmaster_dataset::Store;
 use ringmaster_proto::auth::RunToken;
 use ringmaster_proto::{ErrorKind, RunSpec, keys};
 
@@ -22,11 +24,13 @@ const ENDPOINT: &str = "endpoint.json";
 const RUN_FILE: &str = "run.toml";
 
 /// Everything a run may have in its folder; `clear` refuses to touch a folder with anything else.
-pub(crate) const KNOWN: [&str; 12] = [
+pub(crate) const KNOWN: [&str; 14] = [
     ENDPOINT,
     RUN_FILE,
     "token",
     "metrics.jsonl",
+    LEDGER,
+    QUARANTINE,
     "logs",
     "corpus",
     // Where the store's conditional writes are tried out.
@@ -75,6 +79,14 @@ impl RunFolder {
             "no such folder",
             next,
         ))
+    }
+
+    /// The root of a run, which is named like its folder, or by its URL where the store is remote.
+    pub(crate) fn root(run: Option<&str>) -> Result<Store, CliError> {
+        Ok(match run {
+            Some(url) if url.contains("://") => Store::open(url)?,
+            run => Store::open(&Self::find(run)?.path().to_string_lossy())?,
+        })
     }
 
     /// Its path.

@@ -84,12 +84,15 @@ pub enum WorkerError {
     },
     /// The corpus is worse than the run file tolerates.
     #[error(
-        "{bad} rows were refused by their content, more than data.max_bad_fraction = {limit} of the \
-         corpus allows; the log names them: mend the corpus or raise the limit"
+        "{bad} of {rows} rows were refused by their content, more than data.max_bad_fraction = {limit} \
+         allows; quarantine.jsonl in the run's folder names each and why: mend the corpus, or raise the \
+         limit and resume"
     )]
     BadRows {
-        /// Rows refused so far.
+        /// Rows refused so far, once per epoch.
         bad: u64,
+        /// Rows of all epochs that have begun.
+        rows: u64,
         /// The fraction tolerated.
         limit: f64,
     },

@@ -15,6 +15,7 @@ use ringmaster_ring::Abort;
 use crate::WorkerError;
 use crate::draw::Key;
 use crate::objective::{self, Composer, Fields, Lens, Objective, Tokens};
+use crate::quarantine::{self, Refused};
 use crate::statistics::Statistics;
 
 /// Steps made ready ahead of the trainer.
@@ -45,6 +46,8 @@ pub(crate) struct StepInput {
     pub(crate) lanes: Vec<(Objective, MicroBatch)>,
     /// Everything that is counted; losses are still zero.
     pub(crate) statistics: Statistics,
+    /// This rank's rows whose content was refused.
+    pub(crate) refused: Vec<Refused>,
 }
 
 /// Threads that decode: as many as this worker may compute with, which `train` sets to its share of the
@@ -63,6 +66,7 @@ struct ReadStep {
     step: Step,
     lanes: Vec<ReadLane>,
     statistics: Statistics,
+    refused: Vec<Refused>,
 }
 
 struct ReadLane {
@@ -138,6 +142,7 @@ impl Feeder {
             step,
             lanes,
             mut statistics,
+            refused,
         } = self.wait(abort)?;
         let compose = |lane: ReadLane| {
             let key = Key {
@@ -162,6 +167,7 @@ impl Feeder {
             step,
             lanes,
             statistics,
+            refused,
         })
     }
 
@@ -191,10 +197,11 @@ impl Drop for Feeder {
 }
 
 fn read(step: Step, lanes: &[LaneBatch], tokenizer: &Tokenizer, tasks: &TaskSpec) -> ReadStep {
-    let mut statistics = Statistics::default();
+    let (mut statistics, mut refused) = (Statistics::default(), Vec::new());
     let wanted = |objective: Objective| objective.weight(tasks) > 0.0;
     let lane = |batch: &LaneBatch| {
         statistics.count_rows(batch);
+        refused.extend(quarantine::refused(batch));
         let rows = &batch.examples;
         ReadLane {
             lane: batch.lane.0,
@@ -210,6 +217,7 @@ fn read(step: Step, lanes: &[LaneBatch], tokenizer: &Tokenizer, tasks: &TaskSpec
         step,
         lanes,
         statistics,
+        refused,
     }
 }
 

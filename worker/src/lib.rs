@@ -24,6 +24,7 @@ mod outbox;
 mod parameters;
 mod preparation;
 mod prepare;
+mod quarantine;
 mod recovery;
 mod sample;
 pub mod sampling;

@@ -27,7 +27,7 @@ use crate::sample::Sampler;
 use crate::saver::{Saver, Snapshot};
 use crate::tax::Tax;
 use crate::trainer::{Agreed, Membership, Trainer};
-use crate::{WorkerError, init, recovery};
+use crate::{WorkerError, init, quarantine, recovery};
 
 /// Pause before the last checkpoint is tried again.
 const STORE_WAIT: Duration = Duration::from_secs(1);
@@ -242,10 +242,12 @@ impl Session {
             let span = tracing::info_span!("step", step = self.trainer.step_count());
             let _entered = span.enter();
             active.member.save = active.rank.0 == 0 && self.cadence.wants(Instant::now());
-            let (done, agreed) = self.trainer.step(&mut feeder, &mut active.member)?;
+            let (mut done, agreed) = self.trainer.step(&mut feeder, &mut active.member)?;
+            quarantine::name(&mut done.quarantined, &self.corpus.train);
             let (loss, seconds, digest) = (done.loss, done.step_seconds, done.digest.clone());
-            self.trainer.check_bad_rows(self.corpus.train.rows())?;
             self.report(active.generation, Body::StepDone(done));
+            // What was one too many is on record by then.
+            self.trainer.check_bad_rows(&self.corpus.plan)?;
             if agreed.boundary != Boundary::Unspecified {
                 tracing::debug!(loss, seconds, "done");
                 drop(feeder);

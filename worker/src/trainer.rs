@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::time::Instant;
 
 use burn::tensor::Device;
+use ringmaster_dataset::Plan;
 use ringmaster_model::Model;
 use ringmaster_model::flat::{self, Layout};
 use ringmaster_proto::RunSpec;
@@ -20,6 +21,7 @@ use crate::engine::{Collective, Engine, Work};
 use crate::feeder::{Feeder, StepInput};
 use crate::objective::Objective;
 use crate::optimizer::{self, State};
+use crate::quarantine;
 use crate::sampling::Rule;
 use crate::statistics::Statistics;
 use crate::tax::Tax;
@@ -193,6 +195,8 @@ impl Trainer {
         let arriving = ring.arriving();
         let gradient = (self.engine).gradient(&work, input.statistics, collective, ring);
         let (all, seconds) = gradient?;
+        let slots = (step, self.spec.global_batch());
+        let quarantined = quarantine::of_all_ranks(&input.refused, all.bad_rows, slots, ring)?;
 
         let started = Instant::now();
         member.doing.begin(Activity::Update, step);
@@ -225,19 +229,21 @@ impl Trainer {
             link_seconds: (member.ring.arriving() - arriving).as_secs_f64(),
             optimizer_seconds,
             objectives: all.by_objective(&probabilities),
+            quarantined,
             ..StepDone::default()
         };
         Ok((done, agreed))
     }
 
-    /// Whether more rows were refused than the run tolerates of a corpus of `rows` rows.
-    pub(crate) fn check_bad_rows(&self, rows: u64) -> Result<(), WorkerError> {
+    /// Whether more rows were refused than the run tolerates. Refused rows are counted by all ranks
+    /// together and once per epoch, so every world comes to the same answer at the same step.
+    pub(crate) fn check_bad_rows(&self, plan: &Plan) -> Result<(), WorkerError> {
         let (bad, limit) = (self.state.bad_rows, self.spec.data.max_bad_fraction);
-        let seen = self.state.step * self.spec.global_batch();
-        // A pass that has begun counts whole: early rows would otherwise decide alone.
-        let passes = seen.div_ceil(rows.max(1)).max(1);
-        if bad as f64 > limit * (rows * passes) as f64 {
-            return Err(WorkerError::BadRows { bad, limit });
+        // An epoch that has begun counts whole: early rows would otherwise decide alone.
+        let epochs = self.state.step.div_ceil(plan.steps_per_epoch()).max(1);
+        let rows = plan.rows_per_epoch() * epochs;
+        if bad as f64 > limit * rows as f64 {
+            return Err(WorkerError::BadRows { bad, rows, limit });
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What the run machine is told, and what it asks for.
 
 use ringmaster_proto::checkpoint::CheckpointManifest;
-use ringmaster_proto::{Step, Term, WorkerId, v1};
+use ringmaster_proto::{Generation, Step, Term, WorkerId, v1};
 
 use super::{Damaged, End};
 use crate::metrics_log::StepLine;
@@ -108,8 +108,12 @@ pub enum Effect {
     /// Look whether another coordinator has written to the journal; if none has, say
     /// [`Event::StillInOffice`]. One at a time.
     ConfirmOffice,
-    /// A step was completed for the first time.
-    StepCompleted(StepLine),
+    /// A step was completed for the first time; with the rows of it that were refused.
+    StepCompleted(StepLine, Vec<v1::QuarantinedRow>),
+    /// A step was completed again by a later generation, which owns it from now on.
+    StepRedone(StepLine),
+    /// This generation is recorded and owns every step after the one it resumes at.
+    GenerationBegan(Generation, Step),
     /// Steps after this one never happened: the redo may come to something else.
     ForgetSteps(Step),
     /// Tell whoever watches.

@@ -190,7 +190,10 @@ impl RunMachine {
         self.generation = record.generation;
         self.members = record.members.clone();
         self.pace = Pace::from(record.resume.step);
-        self.lineage.push(record.generation, record.resume.step);
+        let (generation, resume) = (record.generation, record.resume.step);
+        self.lineage.push(generation, resume);
+        self.effects
+            .push(Effect::GenerationBegan(generation, resume));
         self.checkpoints.abandon();
         self.digests = Digests::default();
         if std::mem::take(&mut self.forget) {

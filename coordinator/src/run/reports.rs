@@ -174,8 +174,7 @@ impl RunMachine {
             .is_some_and(|last| generation <= *last);
         let counts = self.config.exact() && !(spoiled && done.step > self.kept.0);
         if counts && generation <= self.generation && !self.steps.knows(Step(done.step)) {
-            let line = StepLine::new(generation, done);
-            self.effects.push(Effect::StepCompleted(line));
+            self.step_completed(generation, done);
         }
     }
 
@@ -211,11 +210,14 @@ impl RunMachine {
         match verdict {
             Verdict::First => self.first_to_complete(&done, highest),
             Verdict::Same => {}
-            Verdict::RedoDiffers(how) if self.config.exact() => {
-                let text = format!("the redo differs at step {}: {how}", done.step);
-                self.log(Level::Error, text);
+            Verdict::Redone(how) => {
+                if let Some(how) = how.filter(|_| self.config.exact()) {
+                    let text = format!("the redo differs at step {}: {how}", done.step);
+                    self.log(Level::Error, text);
+                }
+                let line = StepLine::new(self.generation, &done);
+                self.effects.push(Effect::StepRedone(line));
             }
-            Verdict::RedoDiffers(_) => {}
             Verdict::RanksDiffer(how, other) => {
                 let other = self.members.get(other.0 as usize).cloned();
                 let other = other.map_or_else(String::new, |other| self.named(&other));
@@ -247,8 +249,13 @@ impl RunMachine {
             digest: done.digest.clone(),
         };
         self.measure(Measure::StepCommitted);
-        let line = StepLine::new(self.generation, done);
-        self.effects.push(Effect::StepCompleted(line));
+        self.step_completed(self.generation, done);
+    }
+
+    fn step_completed(&mut self, generation: Generation, done: &v1::StepDone) {
+        let line = StepLine::new(generation, done);
+        self.effects
+            .push(Effect::StepCompleted(line, done.quarantined.clone()));
     }
 
     fn on_part_written(&mut self, id: &WorkerId, written: &v1::PartWritten) {

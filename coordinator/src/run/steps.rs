@@ -25,8 +25,8 @@ pub(super) enum Verdict {
     First,
     /// As reported before.
     Same,
-    /// An earlier generation came to something else.
-    RedoDiffers(String),
+    /// An earlier generation completed it too, and came to this instead, if to something else.
+    Redone(Option<String>),
     /// Two ranks of one generation hold different states or losses.
     RanksDiffer(String, Rank),
 }
@@ -106,6 +106,9 @@ impl StepLog {
             // Later ranks are held against the redo, which is what counts from now on.
             (seen.generation, seen.rank, seen.loss) = (o.generation, o.rank, loss);
             seen.digest = digest();
+            if verdict == Verdict::Same {
+                verdict = Verdict::Redone(None);
+            }
         }
         verdict
     }
@@ -115,6 +118,6 @@ fn differs(was_in: Generation, rank: Rank, now_in: Generation, text: String) -> 
     if was_in == now_in {
         Verdict::RanksDiffer(text, rank)
     } else {
-        Verdict::RedoDiffers(text)
+        Verdict::Redone(Some(text))
     }
 }

@@ -214,8 +214,9 @@ impl World {
             }
             Effect::DeleteCheckpoint(folder) => self.write(id, Write::Delete(folder)),
             Effect::ConfirmOffice => self.write(id, Write::Confirm),
-            Effect::StepCompleted(line) => self.oracle.line(&line),
+            Effect::StepCompleted(line, _) => self.oracle.line(&line),
             Effect::ForgetSteps(after) => self.oracle.forget(after.0),
+            Effect::StepRedone(_) | Effect::GenerationBegan(..) => {}
             Effect::Log(_, text) => self.trace(|| format!("{id:?}: {text}")),
             Effect::Publish(_) | Effect::Measure(_) => {}
             Effect::End(end) => self.office_ends(id, &end),

@@ -58,6 +58,7 @@ fn input(spec: &RunSpec, step: u64, (rank, world): (u32, u32)) -> StepInput {
         step: Step(step),
         lanes: lanes.map(micro).collect(),
         statistics,
+        refused: Vec::new(),
     }
 }
 

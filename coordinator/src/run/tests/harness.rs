@@ -9,6 +9,7 @@ use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Activity, Boundary};
 use ringmaster_proto::{Generation, RunSpec, Step, Term, WorkerId, keys};
 
+use crate::ledger::OnRecord;
 use crate::metrics_log::StepLine;
 use crate::record::{Committed, CorpusFacts, GenerationRecord, Held, Record};
 use crate::run::{Config, Effect, End, Event, Millis, Recovered, RunMachine, Session, Timing};
@@ -99,6 +100,7 @@ pub(super) struct Net {
     pub(super) manifests: Vec<CheckpointManifest>,
     pub(super) deleted: Vec<String>,
     pub(super) lines: Vec<StepLine>,
+    pub(super) record: OnRecord,
     pub(super) logs: Vec<String>,
     pub(super) end: Option<End>,
     pub(super) fingerprint: &'static str,
@@ -132,6 +134,7 @@ impl Net {
             manifests: Vec::new(),
             deleted: Vec::new(),
             lines: Vec::new(),
+            record: OnRecord::default(),
             logs: Vec::new(),
             end: None,
             fingerprint: "f",
@@ -381,7 +384,12 @@ impl Net {
             }
             Effect::DeleteCheckpoint(folder) => self.deleted.push(folder),
             Effect::ConfirmOffice => self.queue.push_back(Event::StillInOffice),
-            Effect::StepCompleted(line) => self.lines.push(line),
+            Effect::StepCompleted(line, _) => {
+                self.record.take((&line).into());
+                self.lines.push(line);
+            }
+            Effect::StepRedone(line) => self.record.take((&line).into()),
+            Effect::GenerationBegan(generation, resume) => self.record.began(generation, resume),
             Effect::ForgetSteps(after) => self.lines.retain(|line| line.step <= after.0),
             Effect::Log(_, text) => self.logs.push(text),
             Effect::End(end) => self.end = Some(end),

@@ -5,6 +5,7 @@
 mod adopting;
 mod ending;
 mod harness;
+mod ledger;
 mod membership;
 mod random;
 mod recovery;

@@ -111,17 +111,9 @@ async fn show(args: ShowArgs) -> Result<Exit, CliError> {
 }
 
 impl ListArgs {
-    /// The run's root.
-    fn root(&self) -> Result<Store, CliError> {
-        Ok(match self.run.as_deref() {
-            Some(url) if url.contains("://") => Store::open(url)?,
-            run => Store::open(&RunFolder::find(run)?.path().to_string_lossy())?,
-        })
-    }
-
     /// The run's root, and all its checkpoints, oldest first.
     pub(crate) async fn all(&self) -> Result<(Store, Vec<CheckpointManifest>), CliError> {
-        let root = self.root()?;
+        let root = RunFolder::root(self.run.as_deref())?;
         let manifests = ringmaster_coordinator::checkpoints(&root).await?;
         Ok((root, manifests))
     }

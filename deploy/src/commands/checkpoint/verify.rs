@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::ListArgs;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Output};
+use crate::run_folder::RunFolder;
 
 /// Which checkpoints.
 #[derive(Args, Debug)]
@@ -31,7 +32,7 @@ struct Verdict {
 
 /// Reads every part. Says what it found of a checkpoint as soon as it has read it.
 pub(super) async fn run(args: VerifyArgs) -> Result<Exit, CliError> {
-    let root = args.of.root()?;
+    let root = RunFolder::root(args.of.run.as_deref())?;
     let stored = ringmaster_coordinator::stored_checkpoints(&root).await?;
     let asked = |folder: &str| {
         let at = |step| keys::is_checkpoint_at(folder, Step(step));
