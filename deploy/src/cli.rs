@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, checkpoint, coordinator, corpus, eval, flops, render, resume, scale, status, stop,
-    submit, train, watch, worker,
+    bench, checkpoint, coordinator, corpus, eval, flops, ledger, render, resume, scale, status,
+    stop, submit, train, watch, worker,
 };
 use crate::error::{CliError, Exit};
 use crate::logging::LogFormat;
@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// List or show what a run has saved
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Prove which rows a run has fed forward, or show which it could not
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// Count what a model costs: parameters and operations, part by part
     Flops(flops::FlopsArgs),
     /// Print the Kubernetes manifests of a run and change nothing
@@ -87,6 +90,7 @@ impl Command {
             Self::Eval(args) => eval::run(args).await,
             Self::Corpus(command) => corpus::run(command).await,
             Self::Checkpoint(command) => checkpoint::run(command).await,
+            Self::Ledger(command) => ledger::run(command).await,
             Self::Flops(args) => flops::run(args),
             Self::Render(args) => render::run(args),
             Self::Submit(args) => submit::run(args).await,

@@ -1,6 +1,6 @@
 //! Errors of the command line: each one sentence naming the thing, the reason and the next move.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ringmaster_coordinator::{CoordinatorError, JournalError};
 use ringmaster_dataset::{DatasetError, StoreError};
@@ -10,6 +10,10 @@ use ringmaster_proto::dial::DialError;
 use ringmaster_proto::spec::SpecError;
 use ringmaster_ring::RingError;
 use ringmaster_worker::WorkerError;
+
+/// Exit code of `ledger verify` where the record does not hold: unlike any [`ErrorKind`]'s, so that a
+/// script can tell it from a record that cannot be read.
+const UNTRUE: u8 = 7;
 
 /// Why a command ended without doing what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,17 @@ pub(crate) enum CliError {
         /// What to do next.
         next: String,
     },
+    /// What a run wrote of its steps is not what its plan and its journal say.
+    #[error(
+        "{}: {reason}; the record is not what the run did: restore the file, or train anew with --fresh",
+        path.display()
+    )]
+    Untrue {
+        /// The file.
+        path: PathBuf,
+        /// The first step that is wrong, and what is wrong with it.
+        reason: String,
+    },
     /// A process of the run ended the run; the message is its own.
     #[error("{message}")]
     Child {
@@ -77,6 +92,7 @@ impl CliError {
             Self::Journal(error) => error.kind(),
             Self::Ring(_) => ErrorKind::Retry,
             Self::Refused { kind, .. } => *kind,
+            Self::Untrue { .. } => ErrorKind::Data,
             Self::Child { .. } => ErrorKind::Internal,
         }
     }
@@ -84,8 +100,17 @@ impl CliError {
     /// Exit code: by kind, or the one of the process that failed.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Untrue { .. } => UNTRUE,
             Self::Child { code, .. } => *code,
             other => other.kind().exit_code(),
+        }
+    }
+
+    /// A record that does not hold.
+    pub(crate) fn untrue(path: &Path, reason: impl ToString) -> Self {
+        Self::Untrue {
+            path: path.to_owned(),
+            reason: reason.to_string(),
         }
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod coordinator;
 pub(crate) mod corpus;
 pub(crate) mod eval;
 pub(crate) mod flops;
+pub(crate) mod ledger;
 pub(crate) mod render;
 pub(crate) mod resume;
 pub(crate) mod scale;
