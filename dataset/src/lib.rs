@@ -8,6 +8,8 @@
 //! needs that decides but does not read rows.
 
 pub mod assign;
+#[cfg(feature = "read")]
+mod byte_texts;
 mod columns;
 #[cfg(feature = "read")]
 mod corpus;
@@ -32,8 +34,8 @@ mod loader;
 #[cfg(feature = "read")]
 pub mod loader_bench;
 pub mod manifest;
-mod names;
 mod mixing;
+mod names;
 #[cfg(feature = "read")]
 mod pages;
 mod permutation;
@@ -72,8 +74,8 @@ mod window;
 pub use assign::{efficiency, lanes_of_rank};
 pub use error::DatasetError;
 pub use manifest::{CorpusManifest, Shard};
-pub use names::{RowName, RowNames};
 pub use mixing::{Compared, Mixing};
+pub use names::{RowName, RowNames};
 pub use plan::{Plan, PlanError, PlanSpec, RowRef};
 pub use store::{Entry, Store, StoreError, read_url};
 

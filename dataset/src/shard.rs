@@ -19,6 +19,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use ringmaster_proto::spec::Columns;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::byte_texts::texts_as_bytes;
 use crate::columns::ColumnMap;
 use crate::error::DatasetError;
 use crate::fetch::{Fetcher, Object};
@@ -89,7 +90,7 @@ impl OpenShard {
             return Err(DatasetError::Changed { shard: url });
         }
         let columns = ColumnMap::find(&url, &footer.schema, columns)?;
-        let metadata = footer::texts_as_bytes(&footer.metadata);
+        let metadata = texts_as_bytes(&footer.metadata);
         let metadata = metadata.map_err(|error| of_parquet(&url, error))?;
         let metadata = with_pages(Arc::new(metadata), &object, &tail).await?;
         let metadata = ArrowReaderMetadata::try_new(metadata, options())

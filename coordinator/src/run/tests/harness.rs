@@ -11,7 +11,7 @@ use ringmaster_proto::{Generation, RunSpec, Step, Term, WorkerId, keys};
 
 use crate::ledger::OnRecord;
 use crate::metrics_log::StepLine;
-use crate::record::{Committed, CorpusFacts, GenerationRecord, Held, Record};
+use crate::record::{Committed, CorpusFacts, Held, Record};
 use crate::run::{Config, Effect, End, Event, Millis, Recovered, RunMachine, Session, Timing};
 
 pub(super) const TERM: u64 = 3;
@@ -466,61 +466,5 @@ impl Net {
     fn answer(&mut self, worker: &WorkerId, generation: u64, body: Body) {
         let event = self.event(worker, self.term, generation, body);
         self.queue.push_back(event);
-    }
-
-    pub(super) fn phase(&self) -> String {
-        self.machine.status().phase
-    }
-
-    pub(super) fn generations(&self) -> Vec<&GenerationRecord> {
-        let mut generations = Vec::new();
-        for record in &self.journal {
-            if let Record::Generation(generation) = record {
-                generations.push(generation);
-            }
-        }
-        generations
-    }
-
-    pub(super) fn last_generation(&self) -> &GenerationRecord {
-        self.generations().last().unwrap()
-    }
-
-    pub(super) fn members(&self) -> Vec<&str> {
-        self.last_generation()
-            .members
-            .iter()
-            .map(WorkerId::as_str)
-            .collect()
-    }
-
-    pub(super) fn committed(&self) -> Vec<Committed> {
-        let committed = |record: &Record| match record {
-            Record::CheckpointCommitted(committed) => Some(committed.clone()),
-            _ => None,
-        };
-        self.journal.iter().filter_map(committed).collect()
-    }
-
-    /// The last FormRing a worker heard.
-    pub(super) fn form_ring(&self, name: &str) -> v1::FormRing {
-        let form = |said: &Said| match said {
-            Said::FormRing(form) => Some(form.clone()),
-            _ => None,
-        };
-        self.workers[&id(name)]
-            .heard
-            .iter()
-            .rev()
-            .find_map(form)
-            .unwrap()
-    }
-
-    pub(super) fn stopped_with(&self, name: &str) -> Option<v1::Outcome> {
-        let stop = |said: &Said| match said {
-            Said::Stop(stop) => v1::Outcome::try_from(stop.outcome).ok(),
-            _ => None,
-        };
-        self.workers[&id(name)].heard.iter().rev().find_map(stop)
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod adopting;
+mod damaged;
 mod ending;
 mod harness;
 mod ledger;
@@ -10,4 +11,5 @@ mod membership;
 mod random;
 mod recovery;
 mod scaling;
+mod seen;
 mod stuck;
