@@ -116,7 +116,7 @@ impl RunMachine {
         if !matches!(self.phase, Phase::Training) || self.pace.moves(now, least) {
             return;
         }
-        let over: Vec<(WorkerId, Activity, u64)> = self
+        let over: Vec<(WorkerId, Doing, u64)> = self
             .members
             .iter()
             .filter_map(|id| {
@@ -124,12 +124,15 @@ impl RunMachine {
                 let doing = worker.doing?;
                 let limit = doing.limit(worker.usual, least, self.config.timing.unknown_ms)?;
                 let is_over = doing.heard >= doing.since.after(limit);
-                is_over.then(|| (id.clone(), doing.activity, limit))
+                is_over.then(|| (id.clone(), doing, limit))
             })
             .collect();
-        let waits = |activity: Activity| activity == Activity::Reduce;
-        let all_wait = over.len() == self.members.len() && over.iter().all(|(_, a, _)| waits(*a));
-        let stuck: Vec<_> = over.iter().filter(|(_, a, _)| !waits(*a)).collect();
+        // Who waits for what others have left behind has it, and does not go on.
+        let highest = over.iter().map(|(_, doing, _)| doing.step).max();
+        let waits =
+            |doing: &Doing| doing.activity == Activity::Reduce && Some(doing.step) == highest;
+        let all_wait = over.len() == self.members.len() && over.iter().all(|(_, d, _)| waits(d));
+        let stuck: Vec<_> = over.iter().filter(|(_, d, _)| !waits(d)).collect();
         if stuck.is_empty() && !all_wait {
             return self.tell_of_starvation(now);
         }

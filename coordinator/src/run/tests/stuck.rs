@@ -81,6 +81,18 @@ fn ranks_that_wait_for_each_other_begin_anew_and_nobody_is_blamed() {
     assert_eq!(net.members(), ["a", "b", "c"]);
 }
 
+/// Stopped in the moment in which everything had arrived: it says that it waits, and so do the others.
+#[test]
+fn who_waits_for_a_step_that_others_have_behind_them_is_named_too() {
+    let mut net = training(1.0);
+    net.step("a");
+    net.step("c");
+    net.begin(&["a", "b", "c"], Activity::Reduce);
+    net.pass(32_000);
+    assert_eq!(net.members(), ["a", "c"]);
+    assert_eq!(net.stopped_with("b"), Some(Outcome::Removed));
+}
+
 #[test]
 fn a_worker_that_a_large_state_travels_to_has_the_time_it_takes() {
     let mut net = training(1.0);
