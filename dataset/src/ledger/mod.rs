@@ -129,7 +129,7 @@ fn epoch_as_planned(
             Ok(verdict) => verdict,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        parts.into_iter().map(verdict).collect::<Result<(), _>>()
+        parts.into_iter().try_for_each(verdict)
     })?;
     if (epoch.len() as u64) < plan.steps_per_epoch() {
         return Ok(false);
