@@ -43,6 +43,18 @@ pub const RUNS: &str = "ringmaster-runs";
 /// Name of the run in [`SMALL_RUN`].
 pub const SMALL: &str = "small";
 
+/// How a run ended: its digest and the loss of every step.
+pub type End = (String, BTreeMap<u64, String>);
+
+/// How the run of [`SMALL_RUN`] ends that `command ARGS` trains and nobody disturbs. It has a sandbox of
+/// its own, so it is asked for before another is made.
+pub fn undisturbed<S: AsRef<OsStr>>(command: &str, args: impl IntoIterator<Item = S>) -> End {
+    let sandbox = Sandbox::new(command);
+    let finished = sandbox.run(args).succeeded();
+    sandbox.assert_nothing_left();
+    (finished.digest(), sandbox.losses(SMALL))
+}
+
 /// Where runs of real processes happen, one at a time: a second run would only slow both down.
 pub struct Sandbox {
     command: PathBuf,

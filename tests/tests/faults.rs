@@ -1,23 +1,20 @@
 //! A worker that dies costs nothing but time: the oracle is the same run on one worker.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use ringmaster_proto::v1::watch_run_response::Event;
 use ringmaster_tests::s3::S3Server;
-use ringmaster_tests::sandbox::{EVERYTHING, SMALL, Sandbox};
+use ringmaster_tests::sandbox::{self, EVERYTHING, End, SMALL, Sandbox};
 use ringmaster_tests::watch::Watch;
 
 const RINGMASTER: &str = env!("CARGO_BIN_EXE_ringmaster-under-test");
 
 /// Enough for a death in the middle to be in the middle.
 const STEPS: &str = "run.steps=300";
-
-/// How a run ended: its digest and the loss of every step.
-type End = (String, BTreeMap<u64, String>);
 
 /// With everything in the state that a run can carry, so that whoever copies it copies all of it.
 fn train(workers: &str) -> Vec<&str> {
@@ -30,11 +27,7 @@ fn train(workers: &str) -> Vec<&str> {
 /// The run on one worker that nobody disturbs. Ask for it before making a sandbox.
 fn undisturbed() -> &'static End {
     static RUN: OnceLock<End> = OnceLock::new();
-    RUN.get_or_init(|| {
-        let sandbox = Sandbox::new(RINGMASTER);
-        let finished = sandbox.run(train("1")).succeeded();
-        (finished.digest(), sandbox.losses(SMALL))
-    })
+    RUN.get_or_init(|| sandbox::undisturbed(RINGMASTER, train("1")))
 }
 
 /// Runs three workers, kills those of `ranks` when an event of the run is the one meant, and expects

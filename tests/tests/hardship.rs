@@ -2,7 +2,6 @@
 //! hangs. The oracle is the same run on one worker, undisturbed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -14,15 +13,12 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use ringmaster_proto::v1::watch_run_response::Event;
 use ringmaster_tests::namespace::{Kind, Namespace};
-use ringmaster_tests::sandbox::{RUNS, SMALL, Sandbox};
+use ringmaster_tests::sandbox::{self, End, RUNS, SMALL, Sandbox};
 use ringmaster_tests::watch::Watch;
 
 const RINGMASTER: &str = env!("CARGO_BIN_EXE_ringmaster-under-test");
 
 const STEPS: u64 = 300;
-
-/// How a run ended: its digest and the loss of every step.
-type End = (String, BTreeMap<u64, String>);
 
 fn train(workers: &str) -> Vec<&str> {
     let steps = ["--set", "run.steps=300", "--set", "checkpoint.every=20"];
@@ -35,11 +31,7 @@ fn train(workers: &str) -> Vec<&str> {
 /// The run on one worker that nobody disturbs. Ask for it before making a sandbox.
 fn undisturbed() -> &'static End {
     static RUN: OnceLock<End> = OnceLock::new();
-    RUN.get_or_init(|| {
-        let sandbox = Sandbox::new(RINGMASTER);
-        let finished = sandbox.run(train("1")).succeeded();
-        (finished.digest(), sandbox.losses(SMALL))
-    })
+    RUN.get_or_init(|| sandbox::undisturbed(RINGMASTER, train("1")))
 }
 
 /// Nothing can be saved or recorded from step 40 on, until after the last step.

@@ -4,14 +4,13 @@
 //! Skipped, with a word, where the machine allows no network namespaces.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use ringmaster_proto::v1::RunStatus;
 use ringmaster_proto::v1::watch_run_response::Event;
 use ringmaster_tests::hosts::{Hosts, address};
 use ringmaster_tests::process::Process;
-use ringmaster_tests::sandbox::{SMALL, Sandbox};
+use ringmaster_tests::sandbox::{self, End, SMALL, Sandbox};
 use ringmaster_tests::watch::Watch;
 
 const RINGMASTER: &str = env!("CARGO_BIN_EXE_ringmaster-under-test");
@@ -22,26 +21,19 @@ const STEPS: &str = "run.steps=600";
 /// Of the coordinator; the workers follow.
 const COORDINATOR: usize = 0;
 
-/// How a run ended: its digest and the loss of every step.
-type End = (String, BTreeMap<u64, String>);
-
 fn undisturbed() -> &'static End {
     static RUN: OnceLock<End> = OnceLock::new();
-    RUN.get_or_init(|| {
-        let sandbox = Sandbox::new(RINGMASTER);
-        let train = [
-            "train",
-            "run.toml",
-            "--workers",
-            "1",
-            "--set",
-            STEPS,
-            "--output",
-            "json",
-        ];
-        let finished = sandbox.run(train).succeeded();
-        (finished.digest(), sandbox.losses(SMALL))
-    })
+    let train = [
+        "train",
+        "run.toml",
+        "--workers",
+        "1",
+        "--set",
+        STEPS,
+        "--output",
+        "json",
+    ];
+    RUN.get_or_init(|| sandbox::undisturbed(RINGMASTER, train))
 }
 
 /// A coordinator and three workers, each on a host of its own.

@@ -1,14 +1,13 @@
 //! Stopping and starting again changes nothing: the oracle is the same run, never stopped.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
 use ringmaster_proto::ErrorKind;
 use ringmaster_proto::v1::watch_run_response::Event;
 use ringmaster_tests::process::Process;
-use ringmaster_tests::sandbox::{EVERYTHING, SMALL, Sandbox};
+use ringmaster_tests::sandbox::{self, EVERYTHING, End, SMALL, Sandbox};
 use ringmaster_tests::watch::Watch;
 
 const RINGMASTER: &str = env!("CARGO_BIN_EXE_ringmaster-under-test");
@@ -28,18 +27,10 @@ const TRAIN: [&str; 8] = [
     "json",
 ];
 
-/// How a run ended: its digest and the loss of every step.
-type End = (String, BTreeMap<u64, String>);
-
 /// The run that nobody disturbs. Ask for it before making a sandbox: it needs one of its own.
 fn undisturbed() -> &'static End {
     static RUN: OnceLock<End> = OnceLock::new();
-    RUN.get_or_init(|| {
-        let sandbox = Sandbox::new(RINGMASTER);
-        let finished = sandbox.run(TRAIN).succeeded();
-        sandbox.assert_nothing_left();
-        (finished.digest(), sandbox.losses(SMALL))
-    })
+    RUN.get_or_init(|| sandbox::undisturbed(RINGMASTER, TRAIN))
 }
 
 /// A live run past step 20, with everything it has open noted.

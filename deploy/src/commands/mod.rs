@@ -7,6 +7,7 @@ pub(crate) mod corpus;
 pub(crate) mod eval;
 pub(crate) mod flops;
 pub(crate) mod ledger;
+mod live;
 pub(crate) mod render;
 pub(crate) mod resume;
 pub(crate) mod scale;

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use clap::Args;
-use ringmaster_dataset::Store;
 use ringmaster_proto::{ErrorKind, RunSpec};
 use ringmaster_worker::DeviceChoice;
 
@@ -40,10 +39,7 @@ pub(crate) struct ResumeArgs {
 
 /// Trains on from where the run stands.
 pub(crate) async fn run(args: ResumeArgs, log_format: LogFormat) -> Result<Exit, CliError> {
-    let root = match args.run.as_deref() {
-        Some(url) if url.contains("://") => Store::open(url)?,
-        run => Store::open(&RunFolder::find(run)?.path().to_string_lossy())?,
-    };
+    let root = RunFolder::root(args.run.as_deref())?;
     let history = ringmaster_coordinator::history(&root).await?;
     let history = history.ok_or_else(|| {
         let next = "name another, or start it with `ringmaster train`";
@@ -64,8 +60,17 @@ pub(crate) async fn run(args: ResumeArgs, log_format: LogFormat) -> Result<Exit,
         path: Some(path),
         overrides: args.overrides,
     };
-    let train = TrainArgs::of(file, workers, args.device);
-    train::run(train.told(args.dry_run, args.output), log_format).await
+    let train = TrainArgs {
+        run: file,
+        workers: Some(workers),
+        dry_run: args.dry_run,
+        device: args.device,
+        output: args.output,
+        fresh: false,
+        kill_one_at: None,
+        exit_with_parent: false,
+    };
+    train::run(train, log_format).await
 }
 
 /// The store that a local run lies in by now, if not where its journal says: relative to another

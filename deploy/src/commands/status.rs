@@ -1,19 +1,12 @@
 //! `ringmaster status`: where a live run stands.
 
-use std::time::Duration;
-
 use clap::Args;
-use ringmaster_proto::auth::RunToken;
-use ringmaster_proto::dial;
 use ringmaster_proto::v1::{GetRunRequest, RunStatus, WorkerStatus};
 use serde::Serialize;
 
+use super::live::{RunClient, ask};
 use crate::error::{CliError, Exit};
 use crate::output::{self, Output};
-use crate::run_folder::RunFolder;
-
-/// How long the coordinator may take to answer.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Arguments of `status`.
 #[derive(Args, Debug)]
@@ -28,20 +21,9 @@ pub(crate) struct StatusArgs {
 
 /// Asks the coordinator and prints its answer.
 pub(crate) async fn run(args: StatusArgs) -> Result<Exit, CliError> {
-    let folder = RunFolder::find(args.run.as_deref())?;
-    let endpoint = folder.live_endpoint()?;
-    let token = RunToken::read(&folder.token())?;
-    let mut client = dial::run(dial::dial(&endpoint.address, &token).await?);
-    let call = client.get_run(GetRunRequest::default());
-    let answer = tokio::time::timeout(TIMEOUT, call)
-        .await
-        .unwrap_or_else(|_| {
-            Err(tonic::Status::deadline_exceeded(format!(
-                "no answer within {TIMEOUT:?}"
-            )))
-        });
-    let answer = answer.map_err(|status| CliError::rpc("GetRun", &status))?;
-    StatusReport::of(answer.into_inner().status.unwrap_or_default()).show(args.output);
+    let call = async |mut client: RunClient| client.get_run(GetRunRequest::default()).await;
+    let answer = ask(args.run.as_deref(), "GetRun", call).await?;
+    StatusReport::of(answer.status.unwrap_or_default()).show(args.output);
     Ok(Exit::Done)
 }
 

@@ -29,54 +29,29 @@ use self::workers::{lanes_line, with_workers};
 #[derive(Args, Debug)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
-    run: RunFile,
+    pub(super) run: RunFile,
     /// Worker processes, at most data.lanes, or auto: one per GPU, where there are any; sets
     /// membership.max_workers [default: 2, or membership.min_workers]
     #[arg(long, value_name = "N|auto")]
-    workers: Option<Workers>,
+    pub(super) workers: Option<Workers>,
     /// Check everything, print what would run, and change nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Remove what an earlier run of this name left, and start over
     #[arg(long)]
-    fresh: bool,
+    pub(super) fresh: bool,
     /// Kill one worker at this step, then train the same run undisturbed and compare the digests
     #[arg(long, value_name = "STEP")]
-    kill_one_at: Option<u64>,
+    pub(super) kill_one_at: Option<u64>,
     /// What to compute on: auto (the workers take the GPUs in turn, or the CPU), cpu or cuda:N
     #[arg(long, default_value_t)]
-    device: DeviceChoice,
+    pub(super) device: DeviceChoice,
     /// End at once when standard input closes
     #[arg(long, hide = true)]
-    exit_with_parent: bool,
+    pub(super) exit_with_parent: bool,
     /// Form of the result on stdout
     #[arg(long, value_enum, default_value_t)]
-    output: Output,
-}
-
-impl TrainArgs {
-    /// A run and what it runs on; everything else as if nothing were said.
-    pub(super) fn of(run: RunFile, workers: Workers, device: DeviceChoice) -> Self {
-        Self {
-            run,
-            workers: Some(workers),
-            dry_run: false,
-            fresh: false,
-            kill_one_at: None,
-            device,
-            exit_with_parent: false,
-            output: Output::default(),
-        }
-    }
-
-    /// The same, in this form; `dry_run` changes nothing.
-    pub(super) fn told(self, dry_run: bool, output: Output) -> Self {
-        Self {
-            dry_run,
-            output,
-            ..self
-        }
-    }
+    pub(super) output: Output,
 }
 
 /// A run that is about to be trained.
