@@ -50,6 +50,14 @@ pub enum CoordinatorError {
         /// Digest of the final state.
         digest: String,
     },
+    /// The state that the run was to go on from is not there, or not of this run.
+    #[error("checkpoint.resume = {asked:?}: {reason}")]
+    Resume {
+        /// What was asked for.
+        asked: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// The run cannot go on.
     #[error("{message}")]
     Failed {
@@ -82,9 +90,10 @@ impl CoordinatorError {
         match self {
             Self::Store(error) => error.kind(),
             Self::Journal(error) => error.kind(),
-            Self::Spec { .. } | Self::SpecDiffers { .. } | Self::AlreadyFinished { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Spec { .. }
+            | Self::SpecDiffers { .. }
+            | Self::Resume { .. }
+            | Self::AlreadyFinished { .. } => ErrorKind::Invalid,
             Self::Failed { kind, .. } => *kind,
             Self::MetricsFile { .. } => ErrorKind::Invalid,
             Self::Server { .. } => ErrorKind::Internal,

@@ -88,6 +88,7 @@ impl Ledger {
     pub(crate) fn new(lineage: &[(Generation, Step)]) -> Self {
         Self {
             owners: Owners::new(lineage),
+            last: lineage.first().map_or(0, |(_, began)| began.0),
             ..Self::default()
         }
     }
@@ -107,6 +108,10 @@ impl Ledger {
 
     /// A generation is recorded; steps after `resume` are no longer on record.
     pub(crate) fn began(&mut self, generation: Generation, resume: Step) {
+        // A run begins where its first generation does, which may be where another run was.
+        if self.owners.0.is_empty() {
+            self.last = resume.0;
+        }
         self.owners.push(generation, resume);
         self.last = self.last.min(resume.0);
     }

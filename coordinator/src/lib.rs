@@ -18,6 +18,7 @@ mod metrics_log;
 mod quarantine_log;
 pub mod record;
 mod records;
+mod resume_from;
 pub mod run;
 mod scrub;
 mod server;

@@ -2,7 +2,8 @@
 //!
 //! Records are never changed or deleted; what a run is, is what replaying them yields.
 
-use ringmaster_proto::{Generation, Step, Term, WorkerId, v1};
+use ringmaster_proto::checkpoint::CheckpointManifest;
+use ringmaster_proto::{Generation, Step, Term, WorkerId, keys, v1};
 use serde::{Deserialize, Serialize};
 
 /// What was prepared before the run began; workers open the corpus by these hashes.
@@ -83,6 +84,23 @@ pub struct Committed {
     pub bytes: u64,
 }
 
+impl From<CheckpointManifest> for Committed {
+    fn from(manifest: CheckpointManifest) -> Self {
+        let bytes = manifest.bytes();
+        let folder = keys::checkpoint(manifest.generation, manifest.step, &manifest.digest);
+        let state = Held {
+            step: manifest.step,
+            digest: manifest.digest,
+        };
+        Self {
+            generation: manifest.generation,
+            state,
+            folder,
+            bytes,
+        }
+    }
+}
+
 /// One numbered entry of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -119,6 +137,9 @@ pub enum Record {
         /// Which.
         generation: Generation,
     },
+    /// The run goes on from this checkpoint, since somebody asked for it: whatever workers hold of
+    /// the generations so far does not count.
+    ResumeFrom(Committed),
     /// Somebody changed how many workers may have a rank, until the run ends or its spec changes.
     Scaled {
         /// At most.

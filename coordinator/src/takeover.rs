@@ -2,21 +2,23 @@
 //! same run, take the next term.
 
 use ringmaster_dataset::Store;
-use ringmaster_proto::checkpoint::CheckpointManifest;
 use ringmaster_proto::spec::Change;
 use ringmaster_proto::{Generation, RunSpec, Term, keys};
 
 use crate::desk::Desk;
 use crate::error::CoordinatorError;
-use crate::journal::{Journal, RunHistory, StoredCheckpoints, replay, stored_checkpoints};
-use crate::record::{Committed, CorpusFacts, Held, Record};
+use crate::journal::{
+    Journal, JournalError, RunHistory, StoredCheckpoints, replay, stored_checkpoints,
+};
+use crate::record::{Committed, CorpusFacts, GenerationRecord, Held, Record};
+use crate::resume_from::{find, is_asked};
 use crate::run::{Damaged, Recovered};
 
 /// Takes over the run below `root`, or creates it. From here on every earlier coordinator fails its
 /// next write.
 ///
 /// `adopt`: workers of the last generation may still train. They are left in it, unless the run has
-/// been stopped or changed since.
+/// been stopped or changed since; if it has finished, there may be some who were not told.
 ///
 /// # Errors
 /// [`CoordinatorError`]: the store, or this is another run under the same name. After an error of the
@@ -27,71 +29,149 @@ pub async fn take_over(
     root: &Store,
     adopt: bool,
 ) -> Result<(Desk, Recovered), CoordinatorError> {
-    let (records, mut journal) = Journal::open(root).await?;
-    let (last_term, history) = replay(&records);
-    let opening = match &history {
-        None => Some(created(spec, corpus)),
-        Some(history) => changed(history, spec, corpus)?,
+    let check = |history: &RunHistory| changed(history, spec, corpus, adopt);
+    let Entered {
+        mut journal,
+        term,
+        history,
+        changed,
+    } = enter(root, check).await?;
+    let asked = is_asked(spec, history.as_ref());
+    let mut history = match history {
+        Some(history) => history,
+        None => create(spec, corpus, &mut journal).await?,
     };
-    let term = Term(last_term.0 + 1);
-    // What a changed spec says counts more than what was asked of the run before.
-    let scaled = history
-        .as_ref()
-        .filter(|_| opening.is_none())
-        .and_then(|history| history.scaled);
-    let open = |history: &RunHistory| history.stopped.is_none() && history.finished.is_none();
-    let adopt = history
-        .as_ref()
-        .filter(|history| adopt && opening.is_none() && open(history))
-        .and_then(|history| history.last.clone())
-        .filter(|last| {
-            !history
-                .iter()
-                .any(|h| h.distrusted.contains(&last.generation))
-        });
-    journal.append(&Record::TermStarted { term }).await?;
-    if let Some(record) = opening {
-        journal.append(&record).await?;
-    }
+    let unchanged = changed.is_none() && !asked;
+    let last = history.last.clone();
+    let adopted = last.filter(|_| adopt && unchanged && may_train(&history));
     let mut stored = stored_checkpoints(root).await?;
-    if let Some(record) = &adopt {
+    if let Some(record) = &adopted {
         // Its members may be writing them.
         stored
             .orphans
             .retain(|folder| !keys::is_checkpoint_of(folder, record.generation));
     }
     let damaged = stored.broken.clone();
-    let checkpoints = usable(spec, stored, root).await?;
-    let recovered = match history {
-        None => Recovered {
-            term,
-            checkpoints,
-            damaged,
-            ..Default::default()
-        },
-        Some(history) => Recovered {
-            term,
-            generation: history.last.map_or(Generation(0), |last| last.generation),
-            lineage: history.lineage,
-            checkpoints,
-            damaged,
-            fingerprint: history.fingerprint,
-            adopt,
-            distrusted: history.distrusted,
-            scaled,
-            ..Default::default()
-        },
+    let mut checkpoints = usable(spec, stored, root).await?;
+    if asked && let Some(checkpoint) = find(spec, &history.lineage, &checkpoints, root).await? {
+        let record = Record::ResumeFrom(checkpoint.clone());
+        journal.append(&record).await?;
+        history.follow(&record);
+        checkpoints.retain(|known| *known != checkpoint);
+        checkpoints.push(checkpoint);
+    }
+    if let Some(record) = changed {
+        journal.append(&record).await?;
+        history.follow(&record);
+    }
+    let recovered = Recovered {
+        term,
+        generation: history.last.map_or(Generation(0), |last| last.generation),
+        lineage: history.lineage,
+        resume_from: still_there(history.resume_from, &checkpoints, spec)?,
+        checkpoints,
+        damaged,
+        fingerprint: history.fingerprint,
+        adopt: adopted,
+        distrusted: history.distrusted,
+        scaled: history.scaled,
+        ..Default::default()
     };
     Ok((Desk::new(journal, root.clone()), recovered))
 }
 
-fn created(spec: &RunSpec, corpus: &CorpusFacts) -> Record {
+/// A coordinator in office.
+struct Entered {
+    journal: Journal,
+    term: Term,
+    history: Option<RunHistory>,
+    /// What `check` said of it.
+    changed: Option<Record>,
+}
+
+/// Takes the next term of a run that passes `check`.
+async fn enter(
+    root: &Store,
+    check: impl Fn(&RunHistory) -> Result<Option<Record>, CoordinatorError>,
+) -> Result<Entered, CoordinatorError> {
+    let mut known = None;
+    loop {
+        let (records, mut journal) = Journal::open(root).await?;
+        // The last word of the one before may land after we have looked, which is no reason to give
+        // way; a rival's term is.
+        if let Some((count, error)) = known.take()
+            && started_since(&records, count)
+        {
+            return Err(error);
+        }
+        let (last_term, history) = replay(&records);
+        let changed = history.as_ref().map(&check).transpose()?.flatten();
+        let term = Term(last_term.0 + 1);
+        match journal.append(&Record::TermStarted { term }).await {
+            Err(error @ JournalError::Fenced { .. }) => {
+                tracing::info!("looking at the journal again: {error}");
+                known = Some((records.len(), error.into()));
+            }
+            appended => {
+                appended?;
+                return Ok(Entered {
+                    journal,
+                    term,
+                    history,
+                    changed,
+                });
+            }
+        }
+    }
+}
+
+/// Whether a coordinator came into office after the first `count` records, or none of them is new.
+fn started_since(records: &[Record], count: usize) -> bool {
+    let newer = records.get(count..).unwrap_or_default();
+    let starts = |record: &Record| matches!(record, Record::TermStarted { .. });
+    newer.is_empty() || newer.iter().any(starts)
+}
+
+/// Whether the members of the last generation may be training.
+fn may_train(history: &RunHistory) -> bool {
+    let distrusted = |last: &GenerationRecord| history.distrusted.contains(&last.generation);
+    history.stopped.is_none()
+        && history.resume_from.is_none()
+        && !history.last.as_ref().is_some_and(distrusted)
+}
+
+/// The checkpoint that an earlier coordinator was asked to go on from and did not come to.
+fn still_there(
+    asked: Option<Committed>,
+    checkpoints: &[Committed],
+    spec: &RunSpec,
+) -> Result<Option<Committed>, CoordinatorError> {
+    match asked {
+        Some(checkpoint) if !checkpoints.contains(&checkpoint) => Err(CoordinatorError::Resume {
+            asked: spec.checkpoint.resume.to_string(),
+            reason: format!(
+                "{} is no longer whole; restore it, or name another",
+                checkpoint.folder
+            ),
+        }),
+        asked => Ok(asked),
+    }
+}
+
+async fn create(
+    spec: &RunSpec,
+    corpus: &CorpusFacts,
+    journal: &mut Journal,
+) -> Result<RunHistory, CoordinatorError> {
     let (spec_json, spec_hash) = (spec.canonical(), spec.hash());
-    Record::RunCreated {
+    let history = RunHistory::new(spec_json.clone(), spec_hash.clone(), corpus.clone());
+    let record = Record::RunCreated {
         spec_json,
         spec_hash,
         corpus: corpus.clone(),
-    }
+    };
+    journal.append(&record).await?;
+    Ok(history)
 }
 
 /// Refuses another run under the same name; returns the record of what changed, if anything did.
@@ -99,6 +179,7 @@ fn changed(
     history: &RunHistory,
     spec: &RunSpec,
     corpus: &CorpusFacts,
+    adopt: bool,
 ) -> Result<Option<Record>, CoordinatorError> {
     let run = spec.run.name.clone();
     let before =
@@ -146,6 +227,8 @@ fn changed(
     }
     if let Some(Held { step, digest }) = history.finished.clone()
         && corpus.total_steps <= step.0
+        && !adopt
+        && !is_asked(spec, Some(history))
     {
         return Err(CoordinatorError::AlreadyFinished { run, step, digest });
     }
@@ -183,22 +266,7 @@ async fn usable(
             "checkpoint of another run identity is not used"
         );
     }
-    Ok(ours.into_iter().map(committed).collect())
-}
-
-fn committed(manifest: CheckpointManifest) -> Committed {
-    let bytes = manifest.bytes();
-    let folder = keys::checkpoint(manifest.generation, manifest.step, &manifest.digest);
-    let state = Held {
-        step: manifest.step,
-        digest: manifest.digest,
-    };
-    Committed {
-        generation: manifest.generation,
-        state,
-        folder,
-        bytes,
-    }
+    Ok(ours.into_iter().map(Committed::from).collect())
 }
 
 /// Deletes everything below `folder`, the manifest first: without it the rest is no checkpoint.
@@ -304,7 +372,11 @@ mod tests {
             digest: "d".into(),
         };
         journal.append(&Record::Finished(state)).await.unwrap();
-        let error = take_over(&spec(&[]), &corpus(10), &root, true)
+        // Workers that may not have been told are another matter.
+        take_over(&spec(&[]), &corpus(10), &root, true)
+            .await
+            .unwrap();
+        let error = take_over(&spec(&[]), &corpus(10), &root, false)
             .await
             .err()
             .unwrap();

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use ringmaster_dataset::ledger::{End, Entry, Fault, verify};
+use ringmaster_dataset::ledger::{End, Entry, Extent, Fault, verify};
 use ringmaster_dataset::{CorpusManifest, Plan, PlanSpec, RowNames, Shard};
 use ringmaster_proto::{Lane, Step};
 
@@ -53,8 +53,13 @@ fn record(plan: &Plan, steps: u64, bad: &BTreeSet<u64>) -> Vec<Entry> {
     (1..=steps).map(entry).collect()
 }
 
+/// All steps up to this end.
+fn whole_run(end: End) -> Extent {
+    Extent { began: 0, end }
+}
+
 fn refusal(plan: &Plan, record: &[Entry], bad: &BTreeSet<u64>, end: End) -> (u64, Fault) {
-    let mismatch = verify(plan, record, bad, end, 2).unwrap_err();
+    let mismatch = verify(plan, record, bad, whole_run(end), 2).unwrap_err();
     (mismatch.step, mismatch.fault)
 }
 
@@ -70,7 +75,7 @@ proptest! {
         let steps = 3 * plan.steps_per_epoch();
         let bad = BTreeSet::from([3, 44]);
         let mut record = record(&plan, steps, &bad);
-        let verified = verify(&plan, &record, &bad, End::At(steps), threads).unwrap();
+        let verified = verify(&plan, &record, &bad, whole_run(End::At(steps)), threads).unwrap();
         prop_assert_eq!((verified.steps, verified.epochs), (steps, 3));
         prop_assert_eq!((verified.rows, verified.quarantined), (3 * (ROWS - 2), 6));
         prop_assert_eq!(verified.generations, 3);
@@ -109,7 +114,7 @@ proptest! {
                 (None, Fault::Differs { rows: of, hash, of, expected })
             }
         };
-        let mismatch = verify(&plan, &record, &bad, End::At(steps), threads).unwrap_err();
+        let mismatch = verify(&plan, &record, &bad, whole_run(End::At(steps)), threads).unwrap_err();
         prop_assert_eq!(mismatch.step, at as u64 + 1);
         prop_assert_eq!((mismatch.row, mismatch.fault), (named, fault));
     }
@@ -157,7 +162,30 @@ fn a_record_ends_where_the_run_did() {
     }
     let found = refusal(&plan, &whole, &none, End::At(11));
     assert_eq!(found, (12, Fault::Beyond(11)));
-    verify(&plan, &whole, &none, End::AtLeast(11), 1).unwrap();
+    verify(&plan, &whole, &none, whole_run(End::AtLeast(11)), 1).unwrap();
+}
+
+/// A run that went on from where another was tells of its own steps alone.
+#[test]
+fn a_record_begins_where_the_run_did() {
+    let (plan, none) = (plan(1, 2), BTreeSet::new());
+    let per_epoch = plan.steps_per_epoch();
+    let whole = record(&plan, 3 * per_epoch, &none);
+    for began in 0..2 * per_epoch + 1 {
+        let (end, own) = (End::At(3 * per_epoch), &whole[began as usize..]);
+        let verified = verify(&plan, own, &none, Extent { began, end }, 2).unwrap();
+        let epochs = 3 - began.div_ceil(per_epoch);
+        assert_eq!(
+            (verified.steps, verified.epochs),
+            (own.len() as u64, epochs)
+        );
+        let later = Extent {
+            began: began + 1,
+            end,
+        };
+        let found = verify(&plan, own, &none, later, 2).unwrap_err();
+        assert_eq!(found.fault, Fault::Again(began + 1));
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 // Every line of this crate runs in a test: a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod gate;
 pub mod hosts;
 mod leftovers;
 pub mod namespace;

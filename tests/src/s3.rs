@@ -10,13 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::sync::Mutex;
+
+use crate::gate::{Gates, Held, Moment};
 
 /// The one access key that is known.
 pub const ACCESS_KEY: &str = "ringmaster-tests";
@@ -40,6 +44,7 @@ pub struct S3Server {
 /// What the server does wrong on purpose.
 #[derive(Default)]
 struct Faults {
+    gates: Gates,
     /// Every that many writes the answer is 500 though the write was done; 0: never.
     ambiguous_every: AtomicU64,
     writes: AtomicU64,
@@ -130,6 +135,16 @@ impl S3Server {
         self.faults.ambiguous_every.store(every, Ordering::Relaxed);
     }
 
+    /// Keeps the next write whose key and content are those meant waiting, at `moment`, until it
+    /// is let go. It is done even if its client is gone by then.
+    pub fn hold(
+        &self,
+        moment: Moment,
+        meant: impl Fn(&str, &[u8]) -> bool + Send + 'static,
+    ) -> Held {
+        self.faults.gates.hold(moment, meant)
+    }
+
     /// Uploads `bytes` over HTTP.
     pub fn put(&self, key: &str, bytes: Vec<u8>) {
         let client = self.client();
@@ -155,19 +170,34 @@ impl Drop for S3Server {
     }
 }
 
-/// One request at a time, whole body first: a client that stalls holds nobody up.
+/// One request at a time, whole body first: a client that stalls holds nobody up, and what one that
+/// dies has asked for is done all the same.
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let writes = head.method == Method::PUT;
     let Ok(body) = to_bytes(body, OBJECT_BYTES_MAX).await else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let _turn = shared.turn.lock().await;
-    let Ok(response) = shared
-        .service
-        .call(Request::from_parts(head, body.into()))
-        .await
-    else {
+    let done = tokio::spawn(async move { serve(&shared, head, body).await });
+    done.await
+        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+async fn serve(shared: &Shared, head: Parts, body: Bytes) -> Response {
+    let writes = head.method == Method::PUT;
+    let gate = writes.then(|| shared.faults.gates.meet(head.uri.path(), &body));
+    let gate = gate.flatten();
+    if let Some(gate) = &gate {
+        gate.pass(Moment::Before).await;
+    }
+    let request = Request::from_parts(head, body.into());
+    let answer = {
+        let _turn = shared.turn.lock().await;
+        shared.service.call(request).await
+    };
+    if let Some(gate) = &gate {
+        gate.pass(Moment::After).await;
+    }
+    let Ok(response) = answer else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     if writes && response.status().is_success() && shared.faults.hides_this_write() {

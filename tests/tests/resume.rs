@@ -100,6 +100,60 @@ fn a_stopped_run_is_resumed_without_its_run_file() {
     sandbox.assert_nothing_left();
 }
 
+/// What came after it never happened, and comes again.
+#[test]
+fn a_finished_run_taken_back_to_a_checkpoint_ends_where_it_ended() {
+    let expected = undisturbed();
+    let sandbox = Sandbox::new(RINGMASTER);
+    let saved = [
+        "--set",
+        "checkpoint.every=100",
+        "--set",
+        "checkpoint.keep=9",
+    ];
+    sandbox.run(TRAIN.into_iter().chain(saved)).succeeded();
+    let refused = sandbox.run(["resume", SMALL, "--from", "step 150"]);
+    let sentence = refused.refused(ErrorKind::Invalid.exit_code().into());
+    assert!(sentence.contains("steps 100, 200, 300, 400"), "{sentence}");
+    let back = ["resume", SMALL, "--from", "step 200", "--output", "json"];
+    let finished = sandbox.run(back).succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    let metrics = sandbox.metrics(SMALL);
+    let generation = |step: u64| &metrics[step as usize - 1]["generation"];
+    assert_eq!(metrics.len() as u64, STEPS);
+    assert_eq!(generation(200), generation(1));
+    assert_ne!(generation(201), generation(1), "it was trained again");
+    sandbox.run(["ledger", "verify", SMALL]).succeeded();
+    sandbox.assert_nothing_left();
+}
+
+/// Another run's checkpoint is copied, optimizer and place in the corpus and all.
+#[test]
+fn a_run_that_goes_on_from_anothers_checkpoint_ends_where_that_one_did() {
+    let expected = undisturbed();
+    let sandbox = Sandbox::new(RINGMASTER);
+    let saved = [
+        "--set",
+        "checkpoint.every=100",
+        "--set",
+        "checkpoint.keep=9",
+    ];
+    sandbox.run(TRAIN.into_iter().chain(saved)).succeeded();
+    let checkpoints = std::fs::read_dir(sandbox.run_folder(SMALL).join("checkpoints")).unwrap();
+    let of_200 = checkpoints
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().contains("step-000000000200-"));
+    let from = format!("checkpoint.resume={:?}", of_200.unwrap());
+    let other = ["--set", "run.name=other", "--set", &from];
+    let finished = sandbox.run(TRAIN.into_iter().chain(other)).succeeded();
+    let (digest, losses) = expected;
+    assert_eq!(&finished.digest(), digest);
+    let later = losses.clone().split_off(&201);
+    assert_eq!(sandbox.losses("other"), later);
+    sandbox.run(["ledger", "verify", "other"]).succeeded();
+    sandbox.assert_nothing_left();
+}
+
 /// Two workers, then three, then one: each change at a step boundary, and the run is none the wiser.
 #[test]
 fn scaling_a_live_run_changes_nothing_of_it() {

@@ -106,6 +106,18 @@ pub enum WorkerError {
         /// Digest computed here.
         found: String,
     },
+    /// Part of a state is not what the rank that holds it sent.
+    #[error(
+        "slice {slice} of {of} of the state at step {step} arrived damaged; it is copied again"
+    )]
+    Copy {
+        /// Step of the state.
+        step: u64,
+        /// Counted from 0.
+        slice: usize,
+        /// How many there are.
+        of: usize,
+    },
     /// There is nothing to evaluate on, or not what is needed.
     #[error("evaluation: {0}")]
     Evaluation(String),
@@ -129,7 +141,7 @@ impl WorkerError {
             Self::Dataset(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Diverged { .. } | Self::Ring(RingError::Wedged { .. }) => ErrorKind::Rejoin,
-            Self::Ring(_) => ErrorKind::Retry,
+            Self::Copy { .. } | Self::Ring(_) => ErrorKind::Retry,
             Self::Internal(_) => ErrorKind::Internal,
         }
     }

@@ -70,6 +70,15 @@ impl State {
         }
     }
 
+    /// A [blank](Self::blank) state with room for as much as this one has.
+    pub(crate) fn blank_alike(&self) -> Self {
+        let len = self.parameters.len();
+        Self {
+            ema: self.ema.as_ref().map(|_| vec![0.0; len]),
+            ..Self::blank(len)
+        }
+    }
+
     /// What evaluation uses: the moving average where there is one, else the parameters.
     pub fn evaluated(&self) -> &[f32] {
         self.ema.as_ref().unwrap_or(&self.parameters)

@@ -1,32 +1,115 @@
 //! Obtaining the state at a generation's resume point: drawn from the seed, kept, copied from a peer
 //! over the new ring, or loaded from a checkpoint.
 
+use std::ops::Range;
+
 use ringmaster_dataset::Store;
 use ringmaster_model::flat::Layout;
 use ringmaster_proto::ErrorKind;
-use ringmaster_proto::v1::{Origin, Resume};
+use ringmaster_proto::v1::Resume;
 use ringmaster_ring::{Ring, Tag};
 
 use crate::WorkerError;
 use crate::checkpoint;
 use crate::optimizer::State;
 
-/// Where a copy of the state is stamped in the ring's frames.
+/// Values of a slice, f32: what is in memory twice while a state is copied.
+const SLICE_VALUES: usize = 4 << 20;
+
+/// Where a slice of the state is stamped in the ring's frames, counted down from here.
 const COPY: u32 = u32::MAX;
 
-/// Copies the state of `resume.root_rank` to every rank that is not at the resume point. All ranks
-/// take part; `state` is overwritten where it differs, and verified.
-pub(crate) fn copy_from_peer(
+/// Copies the state of the ranks at the resume point to all others, slice by slice, from whoever of
+/// them comes before each in the ring. All ranks take part. Returns the state that arrived; none on a
+/// rank that holds it. What a rank holds stays as it is.
+///
+/// # Errors
+/// The ring; [`WorkerError::Copy`] for a slice that is not what was sent; [`WorkerError::Diverged`] if
+/// what is here in the end is not what was announced.
+pub(crate) fn copy_between_peers(
     ring: &mut Ring,
-    state: &mut State,
+    state: &State,
     layout: &Layout,
     resume: &Resume,
-) -> Result<(), WorkerError> {
-    let mut bytes = to_bytes(state);
-    let tag = Tag::new(resume.step, COPY);
-    ring.broadcast(tag, resume.root_rank as usize, &mut bytes)?;
-    from_bytes(&bytes, state);
-    verify(state, layout, resume)
+) -> Result<Option<State>, WorkerError> {
+    let holders: Vec<usize> = resume.holders.iter().map(|rank| *rank as usize).collect();
+    if holders.len() == ring.world() {
+        return verify(state, layout, resume).map(|()| None);
+    }
+    let mut arriving = (!holders.contains(&ring.rank())).then(|| state.blank_alike());
+    let slices = slices(state);
+    let mut bytes = Vec::new();
+    for (slice, number) in slices.iter().zip(0..) {
+        slice.write(state, &mut bytes);
+        let sent = bytes.len();
+        bytes.extend(blake3::hash(&bytes).as_bytes());
+        let tag = Tag::new(resume.step, COPY - number);
+        ring.spread(tag, &holders, &mut bytes)?;
+        if let Some(arriving) = &mut arriving {
+            let (content, hash) = bytes.split_at(sent);
+            if blake3::hash(content).as_bytes() != hash {
+                let (step, of) = (resume.step, slices.len());
+                let slice = number as usize;
+                return Err(WorkerError::Copy { step, slice, of });
+            }
+            slice.read(content, arriving);
+        }
+    }
+    verify(arriving.as_ref().unwrap_or(state), layout, resume)?;
+    Ok(arriving)
+}
+
+/// A piece of a state.
+enum Slice {
+    /// All its scalars.
+    Scalars,
+    /// Values of one of its vectors.
+    Values(usize, Range<usize>),
+}
+
+/// The pieces of a state like `state`.
+fn slices(state: &State) -> Vec<Slice> {
+    let mut slices = vec![Slice::Scalars];
+    for (index, (_, vector)) in state.vectors().into_iter().enumerate() {
+        let starts = (0..vector.len()).step_by(SLICE_VALUES);
+        let range = |start: usize| start..(start + SLICE_VALUES).min(vector.len());
+        slices.extend(starts.map(|start| Slice::Values(index, range(start))));
+    }
+    slices
+}
+
+impl Slice {
+    /// Puts its bytes, little-endian, in place of what is in `bytes`.
+    fn write(&self, state: &State, bytes: &mut Vec<u8>) {
+        bytes.clear();
+        match self {
+            Self::Scalars => {
+                let scalars = state.scalars();
+                bytes.extend(scalars.iter().flat_map(|(_, value)| value.to_le_bytes()));
+            }
+            Self::Values(vector, range) => {
+                let values = &state.vectors()[*vector].1[range.clone()];
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+        }
+    }
+
+    /// Inverse of [`Self::write`]; `bytes` has the length that it wrote.
+    fn read(&self, bytes: &[u8], state: &mut State) {
+        match self {
+            Self::Scalars => {
+                let words = bytes.as_chunks::<8>().0.iter();
+                let words: Vec<u64> = words.map(|word| u64::from_le_bytes(*word)).collect();
+                state.set_scalars(&words);
+            }
+            Self::Values(vector, range) => {
+                let values = &mut state.vectors_mut().swap_remove(*vector)[range.clone()];
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *value = f32::from_le_bytes(*bytes);
+                }
+            }
+        }
+    }
 }
 
 /// Loads the state from the checkpoint of the resume point, and verifies it. One that does not verify
@@ -76,56 +159,30 @@ pub(crate) fn verify(state: &State, layout: &Layout, resume: &Resume) -> Result<
     })
 }
 
-/// Whether the state is to be copied between peers for this resume point.
-pub(crate) fn needs_copy(resume: &Resume) -> bool {
-    resume.origin() == Origin::Memory && resume.copy
-}
-
-fn to_bytes(state: &State) -> Vec<u8> {
-    let (scalars, vectors) = (state.scalars(), state.vectors());
-    let mut bytes = Vec::with_capacity(8 * scalars.len() + 4 * vectors.len() * state.first.len());
-    bytes.extend(scalars.iter().flat_map(|(_, value)| value.to_le_bytes()));
-    for (_, vector) in vectors {
-        bytes.extend(vector.iter().flat_map(|value| value.to_le_bytes()));
-    }
-    bytes
-}
-
-/// Inverse of [`to_bytes`]; `bytes` has the length that this state has itself.
-fn from_bytes(bytes: &[u8], state: &mut State) {
-    let (scalars, values) = bytes.split_at(8 * state.scalars().len());
-    let scalars = scalars.as_chunks::<8>().0.iter();
-    state.set_scalars(
-        &scalars
-            .map(|word| u64::from_le_bytes(*word))
-            .collect::<Vec<_>>(),
-    );
-    let mut values = values.as_chunks::<4>().0.iter();
-    for vector in state.vectors_mut() {
-        for (value, bytes) in vector.iter_mut().zip(&mut values) {
-            *value = f32::from_le_bytes(*bytes);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_state_survives_the_wire() {
-        for ema in [None, Some(vec![7.0, -0.5, 1e-9])] {
-            let mut state = State::blank(3);
+        let len = SLICE_VALUES + 3;
+        for averaged in [false, true] {
+            let mut state = State::blank(len);
             let scalars: Vec<u64> = (1..=state.scalars().len() as u64).collect();
             state.set_scalars(&scalars);
-            state.parameters = vec![1.5, -2.0, f32::MIN_POSITIVE];
-            state.first = vec![0.1, 0.2, 0.3];
-            state.second = vec![1e-9, 2.0, 3.0];
-            state.ema = ema;
-            let mut copy = State::blank(3);
-            copy.ema = state.ema.as_ref().map(|_| vec![0.0; 3]);
-            from_bytes(&to_bytes(&state), &mut copy);
-            assert_eq!(copy, state);
+            state.ema = averaged.then(|| vec![0.0; len]);
+            for (vector, scale) in state.vectors_mut().into_iter().zip([1.0, -1e-9, 1e9, 0.5]) {
+                for (value, index) in vector.iter_mut().zip(0..) {
+                    *value = scale * (1 + index % 1001) as f32;
+                }
+            }
+            let mut copy = state.blank_alike();
+            let mut bytes = Vec::new();
+            for slice in slices(&state) {
+                slice.write(&state, &mut bytes);
+                slice.read(&bytes, &mut copy);
+            }
+            assert!(copy == state, "averaged: {averaged}");
         }
     }
 }

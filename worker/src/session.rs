@@ -204,14 +204,11 @@ impl Session {
                     trainer.start_from(self.runtime.block_on(stored)?);
                 }
             }
-            Origin::Memory if recovery::needs_copy(resume) => {
-                let mut state = trainer.state()?.0.clone();
-                recovery::copy_from_peer(ring, &mut state, &trainer.layout, resume)?;
-                trainer.adopt(state);
-            }
             Origin::Memory => {
                 let (state, layout) = trainer.state()?;
-                recovery::verify(state, layout, resume)?;
+                if let Some(arrived) = recovery::copy_between_peers(ring, state, layout, resume)? {
+                    trainer.adopt(arrived);
+                }
             }
             Origin::Checkpoint => {
                 let loaded = recovery::load(&self.root, &trainer.layout, resume);

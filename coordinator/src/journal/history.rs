@@ -7,7 +7,7 @@ use ringmaster_proto::checkpoint::{CheckpointManifest, FORMAT_VERSION};
 use ringmaster_proto::{Generation, Step, Term, keys};
 
 use super::{JournalError, read};
-use crate::record::{CorpusFacts, GenerationRecord, Held, Record};
+use crate::record::{Committed, CorpusFacts, GenerationRecord, Held, Record};
 use crate::run::Damaged;
 
 /// A run, as its journal tells it.
@@ -27,8 +27,11 @@ pub struct RunHistory {
     pub lineage: Vec<(Generation, Step)>,
     /// Fingerprint of the workers, once a generation was recorded.
     pub fingerprint: Option<String>,
-    /// Generations whose members held different states of one step.
+    /// Generations whose memory does not count: their members held different states of one step, or
+    /// the run was taken back.
     pub distrusted: BTreeSet<Generation>,
+    /// The checkpoint that the next generation starts from, if somebody asked for it.
+    pub resume_from: Option<Committed>,
     /// How many workers may have a rank, if somebody changed it since the run was started.
     pub scaled: Option<u32>,
     /// The final state, if the run has finished and was not continued since.
@@ -51,19 +54,9 @@ pub(crate) fn replay(records: &[Record]) -> (Term, Option<RunHistory>) {
             corpus,
         } = record
         {
-            run = Some(RunHistory {
-                spec_json: spec_json.clone(),
-                spec_hash: spec_hash.clone(),
-                corpus: corpus.clone(),
-                term: last_term,
-                last: None,
-                lineage: Vec::new(),
-                fingerprint: None,
-                distrusted: BTreeSet::new(),
-                scaled: None,
-                finished: None,
-                stopped: None,
-            });
+            let mut created = RunHistory::new(spec_json.clone(), spec_hash.clone(), corpus.clone());
+            created.term = last_term;
+            run = Some(created);
         }
         if let Some(run) = &mut run {
             run.follow(record);
@@ -73,7 +66,26 @@ pub(crate) fn replay(records: &[Record]) -> (Term, Option<RunHistory>) {
 }
 
 impl RunHistory {
-    fn follow(&mut self, record: &Record) {
+    /// A run that was created just now.
+    pub(crate) fn new(spec_json: String, spec_hash: String, corpus: CorpusFacts) -> Self {
+        Self {
+            spec_json,
+            spec_hash,
+            corpus,
+            term: Term(0),
+            last: None,
+            lineage: Vec::new(),
+            fingerprint: None,
+            distrusted: BTreeSet::new(),
+            resume_from: None,
+            scaled: None,
+            finished: None,
+            stopped: None,
+        }
+    }
+
+    /// What is known once `record` is there too.
+    pub(crate) fn follow(&mut self, record: &Record) {
         match record {
             Record::TermStarted { term } => self.term = *term,
             Record::RunCreated { .. } | Record::CheckpointCommitted(_) => {}
@@ -92,8 +104,15 @@ impl RunHistory {
                 self.lineage
                     .push((generation.generation, generation.resume.step));
                 self.fingerprint = Some(generation.fingerprint.clone());
+                self.resume_from = None;
                 self.finished = None;
                 self.stopped = None;
+            }
+            Record::ResumeFrom(checkpoint) => {
+                let generations = self.lineage.iter().map(|(generation, _)| *generation);
+                self.distrusted.extend(generations);
+                self.resume_from = Some(checkpoint.clone());
+                self.finished = None;
             }
             Record::Diverged { generation } => {
                 self.distrusted.insert(*generation);

@@ -121,7 +121,12 @@ impl RunMachine {
     pub(super) fn on_standing(&mut self, now: Millis, id: &WorkerId, standing: &Standing) {
         self.pace.stands_at(standing.step);
         if standing.formed {
-            self.adopt_formed(now, id);
+            return self.adopt_formed(now, id);
+        }
+        // It may still be getting its state.
+        let by = now.after(self.forming_with(standing.state_bytes));
+        if let Phase::Adopting(adopting) = &mut self.phase {
+            adopting.deadline = adopting.deadline.max(by);
         }
     }
 
@@ -147,11 +152,9 @@ impl RunMachine {
 
     /// Some member attended and never formed.
     pub(super) fn adoption_is_late(&mut self, now: Millis) {
-        let limit = self.config.timing.forming_ms;
-        let reason = format!(
-            "not every member of generation {} was seen in its ring within {limit} ms",
-            self.generation
-        );
+        let generation = self.generation;
+        let reason =
+            format!("not every member of generation {generation} was seen in its ring in time");
         self.fence(now, reason, "adoption");
     }
 }

@@ -68,6 +68,14 @@ impl Lineage {
     }
 }
 
+/// The newest of `checkpoints` on the past that survived the resume points in `lineage`.
+pub(crate) fn newest_surviving(
+    lineage: &[(Generation, Step)],
+    checkpoints: &[Committed],
+) -> Option<Committed> {
+    Lineage::new(lineage.to_vec()).newest(checkpoints).cloned()
+}
+
 /// Whether a state is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Saved {
@@ -238,7 +246,7 @@ pub(super) fn manifest(
 
 #[cfg(test)]
 mod tests {
-    use ringmaster_proto::spec::Every;
+    use ringmaster_proto::spec::{Every, Resume};
 
     use super::*;
 
@@ -306,6 +314,7 @@ mod tests {
             every: Every::Steps(1),
             keep,
             keep_every,
+            resume: Resume::Latest,
         }
     }
 

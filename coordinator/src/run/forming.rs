@@ -12,7 +12,7 @@ use super::divergence::Digests;
 use super::machine::RunMachine;
 use super::membership::{Candidate, Quorum, Worker, assign, quorum};
 use super::phase::{Forming, Phase};
-use super::resume::{Holder, ResumePoint, decide};
+use super::resume::{Holder, ResumePoint, decide, from_checkpoint};
 use super::{Effect, End, Level, Measure, Millis};
 use crate::record::{GenerationRecord, Held, Origin, Record};
 
@@ -32,7 +32,8 @@ impl RunMachine {
             .lineage
             .newest(self.checkpoints.committed())
             .map(|c| c.state.clone());
-        if let Some(state) = newest.filter(|state| state.step >= self.config.total_steps()) {
+        let last = |state: &Held| state.step >= self.config.total_steps();
+        if let Some(state) = newest.filter(|state| last(state) && self.resume_from.is_none()) {
             let reason = format!(
                 "the checkpoint of step {} is the last of the run",
                 state.step
@@ -101,6 +102,9 @@ impl RunMachine {
     }
 
     fn resume_point(&self) -> ResumePoint {
+        if let Some(asked) = &self.resume_from {
+            return from_checkpoint(asked, "it was asked for");
+        }
         let holders: Vec<Holder> = self
             .ready()
             .map(|(id, worker)| Holder {
@@ -196,6 +200,7 @@ impl RunMachine {
             .push(Effect::GenerationBegan(generation, resume));
         self.checkpoints.abandon();
         self.digests = Digests::default();
+        self.resume_from = None;
         if std::mem::take(&mut self.forget) {
             self.kept = record.resume.step;
             self.steps.forget_after(self.kept);
@@ -263,20 +268,25 @@ impl RunMachine {
 
     /// How long a generation may take to form, milliseconds: longer where a state has to arrive.
     fn forming_limit(&self, record: &GenerationRecord) -> u64 {
-        let timing = &self.config.timing;
         let arriving = record.members.iter().filter(|id| !self.holds(id, record));
         let bytes = arriving
             .filter_map(|id| self.workers.get(id))
             .map(|w| w.state_bytes);
-        let copy_ms =
-            u128::from(bytes.max().unwrap_or(0)) * 1_000 / u128::from(timing.slowest_copy.max(1));
+        self.forming_with(bytes.max().unwrap_or(0))
+    }
+
+    /// How long a generation may take to form in which a state of so many bytes has to arrive,
+    /// milliseconds.
+    pub(super) fn forming_with(&self, bytes: u64) -> u64 {
+        let timing = &self.config.timing;
+        let copy_ms = u128::from(bytes) * 1_000 / u128::from(timing.slowest_copy.max(1));
         let copy_ms = u64::try_from(copy_ms).unwrap_or(u64::MAX);
         timing.forming_ms.saturating_add(copy_ms)
     }
 
     fn form_ring(&self, record: &GenerationRecord) -> v1::FormRing {
-        let held = |id: &WorkerId| self.holds(id, record);
-        let root = record.members.iter().position(held).unwrap_or_default();
+        let ranks = (0..).zip(&record.members);
+        let holders = ranks.filter(|(_, id)| self.holds(id, record));
         let (origin, checkpoint_key) = match &record.origin {
             Origin::Initial => (v1::Origin::Initial, String::new()),
             Origin::Memory => (v1::Origin::Memory, String::new()),
@@ -298,8 +308,10 @@ impl RunMachine {
                 step: record.resume.step.0,
                 digest: record.resume.digest.clone(),
                 origin: origin.into(),
-                root_rank: u32::try_from(root).unwrap_or(u32::MAX),
-                copy: origin == v1::Origin::Memory && !record.members.iter().all(held),
+                holders: match origin {
+                    v1::Origin::Memory => holders.map(|(rank, _)| rank).collect(),
+                    _ => Vec::new(),
+                },
                 checkpoint_key,
             }),
         }

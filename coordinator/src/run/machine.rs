@@ -13,7 +13,7 @@ use super::patience::Patience;
 use super::phase::Phase;
 use super::steps::StepLog;
 use super::{Config, Effect, Event, Level, Measure, Millis, Recovered, Session};
-use crate::record::{Held, Record};
+use crate::record::{Committed, Held, Record};
 
 /// One run, as its one owner sees it.
 pub struct RunMachine {
@@ -40,6 +40,8 @@ pub struct RunMachine {
     pub(super) failures: u32,
     /// How many workers may have a rank.
     pub(super) largest: u32,
+    /// The checkpoint that the next generation starts from, whatever else there is.
+    pub(super) resume_from: Option<Committed>,
     /// The next generation redoes steps that may come to something else.
     pub(super) forget: bool,
     /// Where the run went back to after the last divergence.
@@ -70,9 +72,9 @@ impl RunMachine {
     /// Starts where the journal ends.
     pub fn new(config: Config, recovered: Recovered) -> Self {
         let lineage = Lineage::new(recovered.lineage);
-        let newest = lineage
-            .newest(&recovered.checkpoints)
-            .map(|c| c.state.clone());
+        let newest = lineage.newest(&recovered.checkpoints);
+        let newest = recovered.resume_from.as_ref().or(newest);
+        let newest = newest.map(|c| c.state.clone());
         let newest = newest.unwrap_or(Held {
             step: Step(0),
             digest: String::new(),
@@ -94,6 +96,7 @@ impl RunMachine {
             steps: StepLog::new(logged),
             digests: Digests::default(),
             forget: recovered.distrusted.contains(&recovered.generation),
+            resume_from: recovered.resume_from,
             distrusted: recovered.distrusted,
             notes: 0,
             failures: 0,
@@ -194,6 +197,7 @@ impl RunMachine {
             if let Some(standing) = hello.standing.as_ref().filter(|_| returns) {
                 worker.ring_address = Some(standing.ring_address.clone());
                 worker.fingerprint.clone_from(&standing.fingerprint);
+                worker.state_bytes = standing.state_bytes;
                 worker.step = worker.step.max(standing.step);
                 worker.formed |= standing.formed;
             }

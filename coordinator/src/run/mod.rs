@@ -59,6 +59,7 @@ use ringmaster_proto::{ErrorKind, Generation, RunSpec, Step, Term};
 use crate::record::{Committed, CorpusFacts, GenerationRecord, Held};
 
 pub use checkpoint::Damaged;
+pub(crate) use checkpoint::newest_surviving;
 pub use event::{Effect, Event, Level, Measure, Session};
 pub use machine::RunMachine;
 
@@ -161,8 +162,10 @@ pub struct Recovered {
     pub fingerprint: Option<String>,
     /// The last recorded generation, if its workers may still train.
     pub adopt: Option<GenerationRecord>,
-    /// Generations whose members held different states of one step.
+    /// Generations whose memory does not count.
     pub distrusted: BTreeSet<Generation>,
+    /// The checkpoint that the next generation starts from, if somebody asked for it.
+    pub resume_from: Option<Committed>,
     /// How many workers may have a rank, if somebody changed it.
     pub scaled: Option<u32>,
     /// The newest step in `metrics.jsonl`.

@@ -83,7 +83,8 @@ fn in_memory(holders: &[Holder], exact: bool) -> Option<(Held, usize, usize)> {
     Some((state.clone(), count, of))
 }
 
-fn from_checkpoint(checkpoint: &Committed, why: &str) -> ResumePoint {
+/// To continue from `checkpoint`, and why.
+pub(super) fn from_checkpoint(checkpoint: &Committed, why: &str) -> ResumePoint {
     ResumePoint {
         state: checkpoint.state.clone(),
         origin: Origin::Checkpoint(checkpoint.manifest_key()),

@@ -43,6 +43,15 @@ pub enum End {
     At(u64),
 }
 
+/// Which steps a record tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Steps that were done before the first: by another run whose state this one went on from.
+    pub began: u64,
+    /// The last.
+    pub end: End,
+}
+
 /// What a sound record comes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
@@ -67,13 +76,16 @@ pub fn verify(
     plan: &Plan,
     entries: &[Entry],
     quarantined: &BTreeSet<u64>,
-    end: End,
+    extent: Extent,
     threads: usize,
 ) -> Result<Verified, Mismatch> {
-    let (whole, gap) = contiguous(entries, end);
-    let per_epoch = plan.steps_per_epoch() as usize;
+    let (whole, gap) = contiguous(entries, extent);
+    let per_epoch = plan.steps_per_epoch();
     let mut verified = Verified::default();
-    for epoch in entries[..whole].chunks(per_epoch) {
+    // The rest of the epoch in which the run began, and from there whole ones.
+    let begun = (per_epoch - extent.began % per_epoch) as usize;
+    let (rest, epochs) = entries[..whole].split_at(begun.min(whole));
+    for epoch in std::iter::once(rest).chain(epochs.chunks(per_epoch as usize)) {
         verified.epochs += u64::from(epoch_as_planned(plan, epoch, quarantined, threads)?);
         let sum = |of: fn(&Entry) -> u64| epoch.iter().map(of).sum::<u64>();
         verified.steps += epoch.len() as u64;
@@ -88,19 +100,22 @@ pub fn verify(
     Ok(verified)
 }
 
-/// How many lines are of the steps 1, 2, 3 ..., and what is wrong after them.
-fn contiguous(entries: &[Entry], end: End) -> (usize, Option<Mismatch>) {
+/// How many lines are of the steps from the first on, and what is wrong after them.
+fn contiguous(entries: &[Entry], extent: Extent) -> (usize, Option<Mismatch>) {
+    let Extent { began, end } = extent;
     let (End::At(steps) | End::AtLeast(steps)) = end;
-    let out_of_order = (1..).zip(entries).find(|(step, entry)| entry.step != *step);
+    let out_of_order = (began + 1..)
+        .zip(entries)
+        .find(|(step, entry)| entry.step != *step);
     if let Some((expected, entry)) = out_of_order {
         let fault = if entry.step > expected {
             Fault::Missing(entry.step).at(expected, None)
         } else {
             Fault::Again(expected - 1).at(entry.step, None)
         };
-        return (expected as usize - 1, Some(fault));
+        return ((expected - began) as usize - 1, Some(fault));
     }
-    let last = entries.len() as u64;
+    let last = began + entries.len() as u64;
     let fault = match end {
         _ if last < steps => Some(Fault::Short(last).at(last + 1, None)),
         End::At(steps) if last > steps => Some(Fault::Beyond(steps).at(steps + 1, None)),
@@ -117,7 +132,7 @@ fn epoch_as_planned(
     threads: usize,
 ) -> Result<bool, Mismatch> {
     let turns = &Turns::new(plan.rows_per_epoch());
-    let share = epoch.len().div_ceil(threads.max(1));
+    let share = epoch.len().div_ceil(threads.max(1)).max(1);
     std::thread::scope(|scope| {
         let check = |part: &[Entry]| {
             let mut entries = part.iter();

@@ -3,6 +3,7 @@
 //! `file://` is fsynced. Every request has a deadline and is repeated a little; who needs more
 //! patience than that brings its own. Every error names the URL.
 
+mod copy;
 mod error;
 mod hedge;
 mod open;
@@ -19,6 +20,7 @@ use object_store::{
     GetOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
+pub use copy::Copied;
 pub use error::StoreError;
 
 /// Larger objects move in pieces of this size, so that each piece meets the request deadline.

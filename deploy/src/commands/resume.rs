@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
+use ringmaster_proto::spec::Resume;
 use ringmaster_proto::{ErrorKind, RunSpec};
 use ringmaster_worker::DeviceChoice;
 
@@ -20,6 +21,10 @@ pub(crate) struct ResumeArgs {
     /// it, the newest
     #[arg(value_name = "RUN")]
     run: Option<String>,
+    /// Go on from there: "latest", "step 400" (what came after it never happened), or the URL of
+    /// another run or of one of its checkpoints
+    #[arg(long, value_name = "STATE")]
+    from: Option<Resume>,
     /// Change one key that a resume may change, such as run.steps
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
@@ -46,6 +51,7 @@ pub(crate) async fn run(args: ResumeArgs, log_format: LogFormat) -> Result<Exit,
         CliError::refused(ErrorKind::Invalid, root.url(), "has no journal", next)
     })?;
     let mut spec = RunSpec::from_canonical(&history.spec_json)?;
+    spec.checkpoint.resume = from(spec.checkpoint.resume, args.from)?;
     if let Some(moved) = moved(&spec, args.run.as_deref())? {
         spec.run.store = moved;
     }
@@ -71,6 +77,19 @@ pub(crate) async fn run(args: ResumeArgs, log_format: LogFormat) -> Result<Exit,
         exit_with_parent: false,
     };
     train::run(train, log_format).await
+}
+
+/// What the run file says of where to go on from. What it said before has been done.
+fn from(before: Resume, asked: Option<Resume>) -> Result<Resume, CliError> {
+    match asked {
+        Some(asked) if asked == before && asked != Resume::Latest => {
+            let reason =
+                "is where the run was taken to last, and it is not taken there twice in a row";
+            let next = "run `ringmaster resume` without --from once, or name another state";
+            Err(CliError::refused(ErrorKind::Invalid, asked, reason, next))
+        }
+        asked => Ok(asked.unwrap_or_default()),
+    }
 }
 
 /// The store that a local run lies in by now, if not where its journal says: relative to another

@@ -43,6 +43,7 @@ pub(crate) struct StatusReport {
     reduction: String,
     redo_is_exact: bool,
     admin_address: String,
+    max_workers: u32,
     workers: Vec<WorkerReport>,
 }
 
@@ -53,6 +54,8 @@ struct WorkerReport {
     rank: Option<u32>,
     step: u64,
     lanes: Option<[u32; 2]>,
+    activity: String,
+    activity_seconds: f64,
     host: String,
     pid: u32,
 }
@@ -82,6 +85,7 @@ impl StatusReport {
             reduction: status.reduction,
             redo_is_exact: status.redo_is_exact,
             admin_address: status.admin_address,
+            max_workers: status.max_workers,
             workers: status.workers.into_iter().map(WorkerReport::of).collect(),
         }
     }
@@ -113,8 +117,11 @@ impl StatusReport {
             self.reduction
         ));
         output::line(&format!("status page http://{}/status", self.admin_address));
+        output::line(&format!("workers     at most {}", self.max_workers));
         output::line("");
-        let header = ["worker", "state", "rank", "step", "lanes", "host", "pid"];
+        let header = [
+            "worker", "state", "rank", "step", "lanes", "is at", "host", "pid",
+        ];
         output::table(
             &header,
             &self
@@ -134,6 +141,8 @@ impl WorkerReport {
             rank: u32::try_from(worker.rank).ok(),
             step: worker.step,
             lanes: worker.lanes.try_into().ok(),
+            activity: worker.activity,
+            activity_seconds: worker.activity_seconds,
             host: worker.host,
             pid: worker.pid,
         }
@@ -146,6 +155,10 @@ impl WorkerReport {
         let lanes = self
             .lanes
             .map_or_else(|| "-".to_owned(), |[from, to]| format!("{from}..{to}"));
+        let at = match self.activity.as_str() {
+            "" => "-".to_owned(),
+            activity => format!("{activity}, {:.1} s", self.activity_seconds),
+        };
         let (worker, state, host) = (self.worker.clone(), self.state.clone(), self.host.clone());
         vec![
             worker,
@@ -153,6 +166,7 @@ impl WorkerReport {
             rank,
             self.step.to_string(),
             lanes,
+            at,
             host,
             self.pid.to_string(),
         ]
@@ -186,9 +200,10 @@ mod tests {
         let golden = concat!(
             r#"{"run":"r","phase":"","reason":"","term":0,"generation":0,"step":0,"total_steps":0,"#,
             r#""loss":0.0,"digest":"","checkpoint_step":0,"reduction":"","redo_is_exact":false,"#,
-            r#""admin_address":"","workers":[{"worker":"","state":"","rank":0,"step":0,"#,
-            r#""lanes":[0,2],"host":"","pid":0},{"worker":"","state":"","rank":null,"step":0,"#,
-            r#""lanes":null,"host":"","pid":0}]}"#,
+            r#""admin_address":"","max_workers":0,"workers":[{"worker":"","state":"","rank":0,"step":0,"#,
+            r#""lanes":[0,2],"activity":"","activity_seconds":0.0,"host":"","pid":0},{"worker":"","#,
+            r#""state":"","rank":null,"step":0,"lanes":null,"activity":"","activity_seconds":0.0,"#,
+            r#""host":"","pid":0}]}"#,
         );
         assert_eq!(json, golden);
     }

@@ -7,6 +7,7 @@
 mod diff;
 mod model;
 mod parse;
+mod resume;
 mod sections;
 mod validate;
 
@@ -16,6 +17,7 @@ pub use model::{
     TextStack, TokenLearner,
 };
 pub use parse::SpecError;
+pub use resume::Resume;
 pub use sections::{
     Auto, Cache, CheckpointSpec, Columns, DataSpec, EvalSpec, Every, InitSpec, InitWeights,
     KubernetesSpec, MembershipSpec, Precision, Reduction, RunSection, Sampling, Source, TaskSpec,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Resume;
+
 /// `[run]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -326,6 +328,9 @@ pub struct CheckpointSpec {
     /// Besides, those of every that many steps are kept for ever; 0: none.
     #[serde(default)]
     pub keep_every: u64,
+    /// Which state the run goes on from when it is started.
+    #[serde(default)]
+    pub resume: Resume,
 }
 
 /// `[eval]`

@@ -3,11 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use futures::FutureExt;
-use ringmaster_coordinator::record::{Held, Record};
+use ringmaster_coordinator::record::Record;
 use ringmaster_coordinator::run::{self, Config, Effect, End, Millis, RunMachine, Session};
-use ringmaster_coordinator::{
-    CoordinatorError, CorpusFacts, Desk, Timing, Write, Written, take_over,
-};
+use ringmaster_coordinator::{CorpusFacts, Desk, Timing, Write, Written, take_over};
 use ringmaster_proto::v1::WorkerReport;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::{ErrorKind, Step, Term, WorkerId};
@@ -77,10 +75,6 @@ impl World {
             Some(Ok(taken)) => taken,
             Some(Err(error)) if error.kind() == ErrorKind::Retry => {
                 return self.after(700, Event::OfficeOpens(id));
-            }
-            Some(Err(CoordinatorError::AlreadyFinished { step, digest, .. })) => {
-                let end = End::Finished(Held { step, digest });
-                return self.office_ends(id, &end);
             }
             Some(Err(error)) => {
                 self.trace(|| format!("{id:?} cannot take office: {error}"));

@@ -105,11 +105,12 @@ impl World {
         let resume = &active.form.resume;
         let state = match resume.origin() {
             Origin::Initial => Some(State::INITIAL),
-            Origin::Memory if resume.copy => {
-                let root = self.rings[active.ring].members[&resume.root_rank];
-                self.processes[root.0].state
+            Origin::Memory => {
+                let members = &self.rings[active.ring].members;
+                let holders = || resume.holders.iter().map(|rank| members[rank]);
+                let source = holders().find(|holder| *holder == id).or(holders().next());
+                source.and_then(|source| self.processes[source.0].state)
             }
-            Origin::Memory => self.processes[id.0].state,
             Origin::Checkpoint => match self.load(&resume.checkpoint_key) {
                 Err(ErrorKind::Retry) => {
                     return self.happens(500, id, Happening::Formed(generation));

@@ -153,6 +153,7 @@ impl Agent {
             in_ring: self.in_ring(),
             formed: running.is_some_and(|running| running.formed),
             step: running.map_or(0, |running| running.step),
+            state_bytes: prepared.state_bytes,
         });
         let body = Body::Hello(v1::Hello {
             standing,
@@ -281,8 +282,12 @@ impl Agent {
         let Some(resume) = form.resume else {
             return nonsense("has no resume point");
         };
-        if form.rank as usize >= addresses.len() || resume.root_rank as usize >= addresses.len() {
+        let beyond = |rank: &u32| *rank as usize >= addresses.len();
+        if beyond(&form.rank) || resume.holders.iter().any(beyond) {
             return nonsense("names a rank beyond its members");
+        }
+        if resume.origin() == v1::Origin::Memory && resume.holders.is_empty() {
+            return nonsense("resumes from the memory of nobody");
         }
         let running = Running {
             formed: false,

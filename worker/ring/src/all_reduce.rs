@@ -158,22 +158,37 @@ pub(crate) fn all_gather(
     Ok(())
 }
 
-/// Passes `bytes` from `root` along the ring; the rank before the root is the last.
-pub(crate) fn broadcast(
+/// Passes `bytes` of every rank in `sources` along the ring, as far as the next of them. What has
+/// arrived is passed on while more arrives.
+pub(crate) fn spread(
     port: &mut Port<'_>,
     (rank, world): (usize, usize),
     tag: Tag,
-    root: usize,
+    sources: &[bool],
     bytes: &mut [u8],
 ) -> Result<(), RingError> {
-    for (index, segment) in bytes.chunks_mut(PAYLOAD_MAX).enumerate() {
-        let stamp = tag.stamp(Kind::Broadcast, root, index);
-        if rank != root {
-            port.exchange(None, Some((stamp, segment)))?;
-        }
-        if successor(rank, world) != root {
-            port.exchange(Some((stamp, segment)), None)?;
-        }
+    let mut behind = (0..world).map(|back| (rank + world - back) % world);
+    let Some(source) = behind.find(|rank| sources[*rank]) else {
+        return Ok(());
+    };
+    let stamp = |index: usize| tag.stamp(Kind::Broadcast, source, index);
+    let (receives, sends) = (source != rank, !sources[successor(rank, world)]);
+    let count = bytes.len().div_ceil(PAYLOAD_MAX);
+    let lag = usize::from(receives);
+    for turn in 0..count + usize::from(receives && sends) {
+        let (past, rest) = bytes.split_at_mut((turn * PAYLOAD_MAX).min(bytes.len()));
+        let (segment, _) = rest.split_at_mut(PAYLOAD_MAX.min(rest.len()));
+        let (outbound, inbound) = match receives {
+            true => (past.chunks(PAYLOAD_MAX).next_back(), Some(segment)),
+            false => (Some(&*segment), None),
+        };
+        let outbound = outbound
+            .filter(|_| sends)
+            .map(|bytes| (stamp(turn - lag), bytes));
+        let inbound = inbound
+            .filter(|_| turn < count)
+            .map(|bytes| (stamp(turn), bytes));
+        port.exchange(outbound, inbound)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::abort::Abort;
-use crate::all_reduce::{all_gather, all_reduce, broadcast};
+use crate::all_reduce::{all_gather, all_reduce, spread};
 use crate::error::RingError;
 use crate::form::{Membership, RingListener, connect};
 use crate::frame::{Kind, Stamp};
@@ -286,12 +286,27 @@ impl Ring {
 
     /// Copies `bytes` of rank `root` to all others. All ranks pass equal lengths.
     pub fn broadcast(&mut self, tag: Tag, root: usize, bytes: &mut [u8]) -> Result<(), RingError> {
-        if root >= self.world {
-            let reason = format!("root {root} does not exist in a world of {}", self.world);
-            return Err(RingError::invalid(reason));
+        self.spread(tag, &[root], bytes)
+    }
+
+    /// Copies `bytes` to every rank that is not one of `sources`, which all have the same: each of
+    /// them serves the ranks between itself and the next. All ranks pass equal lengths and sources.
+    pub fn spread(
+        &mut self,
+        tag: Tag,
+        sources: &[usize],
+        bytes: &mut [u8],
+    ) -> Result<(), RingError> {
+        let mut is_source = vec![false; self.world];
+        for rank in sources {
+            let Some(is_source) = is_source.get_mut(*rank) else {
+                let reason = format!("rank {rank} does not exist in a world of {}", self.world);
+                return Err(RingError::invalid(reason));
+            };
+            *is_source = true;
         }
         let place = (self.rank, self.world);
-        self.guarded(|port| broadcast(port, place, tag, root, bytes))
+        self.guarded(|port| spread(port, place, tag, &is_source, bytes))
     }
 
     /// Returns once every rank has called it.

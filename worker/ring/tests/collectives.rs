@@ -177,6 +177,35 @@ fn broadcast_gives_everybody_the_roots_bytes() {
     }
 }
 
+/// Whoever is not among the sources gets what they have, wherever it is in the ring.
+#[test]
+fn several_sources_serve_all_the_others() {
+    const SIZES: [usize; 4] = [0, 1, 1000, 900_001];
+    let byte = |index: usize| (index * 11) as u8;
+    for world in 1..=4 {
+        for chosen in 1..1u32 << world {
+            let is_source = |rank: usize| chosen >> rank & 1 == 1;
+            let sources: Vec<usize> = (0..world).filter(|rank| is_source(*rank)).collect();
+            let equal = everywhere(world, |formed, _| {
+                let mut ring = ring(formed);
+                (0..).zip(SIZES).all(|(number, size)| {
+                    let mut bytes: Vec<u8> = match is_source(ring.rank()) {
+                        true => (0..size).map(byte).collect(),
+                        false => vec![0xee; size],
+                    };
+                    ring.spread(Tag::new(1, number), &sources, &mut bytes)
+                        .unwrap();
+                    bytes.iter().enumerate().all(|(i, b)| *b == byte(i))
+                })
+            });
+            assert!(
+                equal.iter().all(|equal| *equal),
+                "sources {sources:?} of {world}"
+            );
+        }
+    }
+}
+
 #[test]
 fn all_gather_returns_every_ranks_bits_in_order() {
     let value = |rank: usize| [f64::NAN, -0.0, f64::MIN_POSITIVE / 8.0, 1e300][rank];

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use ringmaster_proto::v1::directive::Body as Said;
 use ringmaster_proto::v1::worker_report::Body;
-use ringmaster_proto::v1::{self, Boundary};
+use ringmaster_proto::v1::{self, Boundary, Outcome};
 use ringmaster_proto::{Generation, Step, Term};
 
 use super::harness::{Net, config, held, id, state};
-use crate::record::Record;
-use crate::run::{Effect, Event, Millis, Recovered, RunMachine, Session};
+use crate::record::{Committed, Record};
+use crate::run::{Effect, End, Event, Millis, Recovered, RunMachine, Session};
 
 impl Net {
     /// The coordinator is killed, and another reads the journal. Every stream is gone; the workers
@@ -33,6 +33,7 @@ impl Net {
             fingerprint: Some(self.fingerprint.to_owned()),
             adopt: adopt.then(|| self.last_generation().clone()),
             distrusted: self.distrusted(),
+            resume_from: self.resume_from(),
             scaled: self.scaled(),
             logged: Step(self.lines.last().map_or(0, |line| line.step)),
             ..Default::default()
@@ -53,11 +54,25 @@ impl Net {
     }
 
     fn distrusted(&self) -> BTreeSet<Generation> {
-        let diverged = |record: &Record| match record {
-            Record::Diverged { generation } => Some(*generation),
+        let (mut generations, mut distrusted) = (BTreeSet::new(), BTreeSet::new());
+        for record in &self.journal {
+            match record {
+                Record::Generation(record) => drop(generations.insert(record.generation)),
+                Record::Diverged { generation } => drop(distrusted.insert(*generation)),
+                Record::ResumeFrom(_) => distrusted.extend(&generations),
+                _ => {}
+            }
+        }
+        distrusted
+    }
+
+    fn resume_from(&self) -> Option<Committed> {
+        let deciding =
+            |record: &&Record| matches!(record, Record::ResumeFrom(_) | Record::Generation(_));
+        match self.journal.iter().rev().find(deciding) {
+            Some(Record::ResumeFrom(checkpoint)) => Some(checkpoint.clone()),
             _ => None,
-        };
-        self.journal.iter().filter_map(diverged).collect()
+        }
     }
 }
 
@@ -252,4 +267,67 @@ fn a_member_that_ended_at_a_boundary_of_the_old_coordinator_ends_the_generation(
     net.attend("b");
     assert_eq!(net.phase(), "training");
     assert_eq!(net.last_generation().generation, Generation(2));
+}
+
+/// What a member still gets takes as long under this coordinator as under the last.
+#[test]
+fn an_adopted_generation_has_the_time_that_its_state_needs_to_arrive() {
+    let mut net = Net::new(TWO);
+    net.state_bytes = 1_000_000_000;
+    net.workers.entry(id("b")).or_default().never_forms = true;
+    net.attend("a");
+    net.attend("b");
+    assert_eq!(net.phase(), "forming");
+    net.restart_coordinator(TWO);
+    net.attend("a");
+    net.attend("b");
+    net.pass(100_000);
+    assert_eq!(net.phase(), "adopting");
+    net.pass(40_000);
+    assert_eq!(net.generations().len(), 2, "{:?}", net.logs);
+}
+
+/// The record of the end is durable, and whoever was to tell them is gone.
+#[test]
+fn workers_of_a_finished_run_are_told_by_the_next_coordinator() {
+    let mut net = Net::training(&["a", "b"], TWO);
+    net.steps(100);
+    for name in ["a", "b"] {
+        net.write_part(name);
+    }
+    for name in ["a", "b"] {
+        let boundary = Boundary::Finished.into();
+        let held = Some(state(100));
+        net.report(name, Body::Fenced(v1::Fenced { held, boundary }));
+    }
+    assert_eq!(net.journal.last(), Some(&Record::Finished(held(100))));
+    for fake in net.workers.values_mut() {
+        fake.heard.clear();
+        fake.in_ring = false;
+    }
+    net.end = None;
+    net.restart_coordinator(TWO);
+    net.attend("a");
+    assert_eq!(net.end, None, "b may not have been told");
+    net.attend("b");
+    for name in ["a", "b"] {
+        assert_eq!(net.stopped_with(name), Some(Outcome::Finished));
+    }
+    assert_eq!(net.end, Some(End::Finished(held(100))));
+    let again = net
+        .journal
+        .iter()
+        .filter(|record| matches!(record, Record::Generation(_)));
+    assert_eq!(again.count(), 1, "nothing was trained again");
+}
+
+#[test]
+fn a_finished_run_ends_again_though_nobody_is_left_to_tell() {
+    let mut net = Net::training(&["a"], &[]);
+    net.steps(100);
+    net.write_part("a");
+    net.kill("a");
+    net.restart_coordinator(&[]);
+    net.pass(15_000);
+    assert_eq!(net.end, Some(End::Finished(held(100))));
 }

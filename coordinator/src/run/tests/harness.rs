@@ -174,6 +174,7 @@ impl Net {
             in_ring: fake.in_ring,
             formed: fake.in_ring && !fake.never_forms,
             step: fake.held.as_ref().map_or(0, |held| held.step),
+            state_bytes: self.state_bytes,
         });
         let hello = v1::Hello {
             host: "h".into(),

@@ -38,7 +38,7 @@ fn joiner_enters_at_a_boundary() {
     assert_eq!(net.members(), ["a", "b", "c"]);
     assert_eq!(net.last_generation().resume, held(3), "no step is lost");
     let resume = net.form_ring("c").resume.unwrap();
-    assert_eq!((resume.root_rank, resume.copy), (0, true));
+    assert_eq!(resume.holders, [0, 1]);
     let fenced = |said: &v1::directive::Body| matches!(said, v1::directive::Body::Fence(_));
     assert!(
         !net.workers[&id("a")].heard.iter().any(fenced),

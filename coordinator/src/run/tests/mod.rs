@@ -5,6 +5,7 @@
 mod adopting;
 mod damaged;
 mod ending;
+mod going_back;
 mod harness;
 mod ledger;
 mod membership;

@@ -124,6 +124,7 @@ impl Watcher {
                         in_ring: age < 2,
                         formed: age < 1,
                         step: age,
+                        state_bytes: 1 << (age % 64),
                     }),
                     ..Default::default()
                 };

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use ringmaster_coordinator::{LedgerLine, Owners};
 use ringmaster_dataset::RowNames;
-use ringmaster_dataset::ledger::{self, End, Entry, Mismatch, Verified};
-use ringmaster_proto::Step;
+use ringmaster_dataset::ledger::{self, End, Entry, Extent, Mismatch, Verified};
+use ringmaster_proto::{Generation, Step};
 use serde::Serialize;
 
 use super::LedgerArgs;
@@ -36,7 +36,13 @@ pub(super) async fn run(args: LedgerArgs) -> Result<Exit, CliError> {
         .collect();
     let quarantined: BTreeSet<u64> = record.quarantine.iter().map(|line| line.row_id).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let verified = ledger::verify(&record.plan, &entries?, &quarantined, end(&record), threads);
+    let verified = ledger::verify(
+        &record.plan,
+        &entries?,
+        &quarantined,
+        extent(&record),
+        threads,
+    );
     let verified = verified.map_err(|mismatch| named(&record, &mismatch))?;
     let summary = summary(&record, verified, quarantined.len());
     match args.output() {
@@ -46,13 +52,16 @@ pub(super) async fn run(args: LedgerArgs) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// How far the record must go, by the journal.
-fn end(record: &Record) -> End {
+/// Which steps the record must tell of, by the journal.
+fn extent(record: &Record) -> Extent {
     let history = &record.history;
-    match history.finished.as_ref().or(history.stopped.as_ref()) {
+    let resumed = |at: Option<&(Generation, Step)>| at.map_or(0, |(_, resume)| resume.0);
+    let end = match history.finished.as_ref().or(history.stopped.as_ref()) {
         Some(state) => End::At(state.step.0),
-        None => End::AtLeast(history.lineage.last().map_or(0, |(_, resume)| resume.0)),
-    }
+        None => End::AtLeast(resumed(history.lineage.last())),
+    };
+    let began = resumed(history.lineage.first());
+    Extent { began, end }
 }
 
 fn entry(record: &Record, owners: &Owners, line: &LedgerLine) -> Result<Entry, CliError> {

@@ -7,6 +7,7 @@ mod report;
 mod workers;
 
 use clap::Args;
+use ringmaster_coordinator::RunHistory;
 use ringmaster_dataset::{Corpus, Prepared, Store};
 use ringmaster_proto::{RunSpec, Step};
 use ringmaster_worker::init::{Account, Initial};
@@ -86,7 +87,8 @@ pub(crate) async fn run(args: TrainArgs, log_format: LogFormat) -> Result<Exit, 
     let Some(prepared) = run.prepare(&mut signals).await? else {
         return Ok(Exit::Stopped);
     };
-    let finished = history.and_then(|history| history.finished);
+    let stays = |history: &RunHistory| !history.is_taken_elsewhere(&run.spec);
+    let finished = history.filter(stays).and_then(|history| history.finished);
     if let Some(end) = finished.filter(|end| end.step.0 >= prepared.total_steps) {
         report::already_finished(&run.spec, end, args.output);
         return Ok(Exit::Done);
