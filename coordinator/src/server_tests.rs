@@ -167,7 +167,14 @@ impl Worker {
             panic!("{form:?}")
         };
         let held = Some(state(form.resume.unwrap().step));
-        self.say(generation, Body::Formed(Formed { held })).await;
+        self.say(
+            generation,
+            Body::Formed(Formed {
+                held,
+                ..Default::default()
+            }),
+        )
+        .await;
         assert!(matches!(
             self.hear().await.unwrap().body,
             Some(Said::Start(_))

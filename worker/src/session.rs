@@ -164,13 +164,20 @@ impl Session {
             },
             ..ring::Options::default()
         };
+        let began = Instant::now();
         let mut ring = Ring::form(&self.listener, membership, options, &abort)?;
         let collective = self.trainer.join(&mut ring)?;
+        let connected = Instant::now();
         self.resume(&mut ring, &resume)?;
         self.holds_state = true;
         let held = self.held()?;
         tracing::info!(%generation, %rank, %world, step = resume.step, "formed");
-        self.report(generation, Body::Formed(v1::Formed { held }));
+        let formed = v1::Formed {
+            held,
+            connect_seconds: connected.duration_since(began).as_secs_f64(),
+            copy_seconds: connected.elapsed().as_secs_f64(),
+        };
+        self.report(generation, Body::Formed(formed));
         let member = Membership {
             collective,
             ring,

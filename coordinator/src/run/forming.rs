@@ -201,6 +201,7 @@ impl RunMachine {
         self.checkpoints.abandon();
         self.digests = Digests::default();
         self.resume_from = None;
+        self.formed_in = (0.0, 0.0);
         if std::mem::take(&mut self.forget) {
             self.kept = record.resume.step;
             self.steps.forget_after(self.kept);

@@ -36,6 +36,8 @@ pub struct RunMachine {
     pub(super) distrusted: BTreeSet<Generation>,
     /// Records on their way to the store that nothing is waiting for by itself.
     pub(super) notes: usize,
+    /// What the slowest ranks took to connect, and to get the state, seconds.
+    pub(super) formed_in: (f64, f64),
     /// Generations that ended in a fence, under this coordinator.
     pub(super) failures: u32,
     /// How many workers may have a rank.
@@ -99,6 +101,7 @@ impl RunMachine {
             resume_from: recovered.resume_from,
             distrusted: recovered.distrusted,
             notes: 0,
+            formed_in: (0.0, 0.0),
             failures: 0,
             largest,
             kept: Step(0),

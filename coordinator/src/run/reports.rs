@@ -47,8 +47,15 @@ impl RunMachine {
                 let boundary = Boundary::try_from(fenced.boundary).unwrap_or_default();
                 self.on_fenced(now, id, held, boundary);
             }
-            Some(Body::Formed(v1::Formed { held: Some(held) })) if member => {
-                self.on_formed(now, id, Held::from(&held));
+            Some(Body::Formed(formed)) if member => {
+                let (connect, copy) = self.formed_in;
+                self.formed_in = (
+                    connect.max(formed.connect_seconds),
+                    copy.max(formed.copy_seconds),
+                );
+                if let Some(held) = &formed.held {
+                    self.on_formed(now, id, Held::from(held));
+                }
             }
             Some(Body::LinkLost(lost)) if member => self.on_link_lost(now, id, &lost),
             Some(Body::CheckpointDamaged(damaged)) if member => {

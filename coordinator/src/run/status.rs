@@ -37,6 +37,8 @@ impl RunMachine {
             error_kind,
             redo_is_exact: self.config.exact(),
             max_workers: self.largest,
+            connect_seconds: self.formed_in.0,
+            copy_seconds: self.formed_in.1,
         }
     }
 

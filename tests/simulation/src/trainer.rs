@@ -140,7 +140,10 @@ impl World {
         self.report(
             id,
             Generation(generation),
-            Body::Formed(v1::Formed { held }),
+            Body::Formed(v1::Formed {
+                held,
+                ..Default::default()
+            }),
         );
         if active.start {
             self.start(id, Generation(generation));

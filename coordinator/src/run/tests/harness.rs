@@ -437,6 +437,7 @@ impl Net {
                     fake.held = Some(state(resume.step));
                     let formed = v1::Formed {
                         held: fake.held.clone(),
+                        ..Default::default()
                     };
                     self.answer(&worker, directive.generation, Body::Formed(formed));
                 }

@@ -39,7 +39,7 @@ fn body() -> impl Strategy<Value = Body> {
         })),
         4 => (proptest::option::of(held()), 0..4i32)
             .prop_map(|(held, boundary)| Body::Fenced(v1::Fenced { held, boundary })),
-        6 => held().prop_map(|held| Body::Formed(v1::Formed { held: Some(held) })),
+        6 => held().prop_map(|held| Body::Formed(v1::Formed { held: Some(held), ..Default::default() })),
         3 => (1u64..4).prop_map(|step| Body::StepDone(v1::StepDone {
             step,
             loss: step as f64,

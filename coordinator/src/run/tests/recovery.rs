@@ -171,6 +171,7 @@ fn a_stale_report_changes_nothing() {
         }),
         Body::Formed(v1::Formed {
             held: Some(state(9)),
+            ..Default::default()
         }),
     ];
     for body in stale {

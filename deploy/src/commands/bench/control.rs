@@ -324,8 +324,14 @@ impl Talker {
             Task::Form(form) => {
                 (self.trains, self.step) = (false, form.resume.step);
                 let held = self.held();
-                self.say(form.generation, Body::Formed(v1::Formed { held }))
-                    .await;
+                self.say(
+                    form.generation,
+                    Body::Formed(v1::Formed {
+                        held,
+                        ..Default::default()
+                    }),
+                )
+                .await;
             }
             Task::Start(..) => self.trains = true,
             Task::Fence(generation) => {

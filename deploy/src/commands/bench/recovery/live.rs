@@ -163,6 +163,25 @@ impl Live {
         }
     }
 
+    /// Follows the run from when a worker without a rank attends until it has completed a step with it.
+    pub(super) async fn joiner(&mut self) -> Result<Phases, CliError> {
+        let mut joins: Option<(Instant, Timeline)> = None;
+        loop {
+            let event = self.next().await?;
+            let mut workers = self.status.workers.iter();
+            let waits =
+                workers.any(|worker| matches!(worker.state.as_str(), "preparing" | "spare"));
+            if joins.is_none() && waits {
+                joins = Some((Instant::now(), Timeline::new(self.status.generation)));
+            }
+            if let Some((began, timeline)) = &mut joins
+                && let Some(phases) = timeline.take(began.elapsed().as_secs_f64(), &event)
+            {
+                return Ok(phases);
+            }
+        }
+    }
+
     /// Kills the coordinator, waits for the next one and `steps` steps more. Returns how much longer
     /// than `usual` seconds the longest step meanwhile took, and whether the generation is the same.
     pub(super) async fn replace_coordinator(

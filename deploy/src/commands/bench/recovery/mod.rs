@@ -70,27 +70,25 @@ pub(crate) async fn run(args: RecoveryArgs) -> Result<Exit, CliError> {
 /// one worker is asked to leave. Returns, per killed coordinator, for how long the ring stood still.
 async fn measure(live: &mut Live, args: &RecoveryArgs) -> Result<(Vec<Kind>, Vec<f64>), CliError> {
     let workers = args.workers as usize;
-    let mut kinds = ["worker killed", "worker stopped", "worker asked to leave"].map(|what| Kind {
+    let kind = |what| Kind {
         what,
         phases: Vec::new(),
         steps: Vec::new(),
-    });
+    };
+    let [mut killed, mut joined] = ["worker killed", "worker joins"].map(kind);
+    let [mut stopped, mut asked] = ["worker stopped", "worker asked to leave"].map(kind);
     let mut stood_still = Vec::new();
     for round in 1..=args.rounds {
         eprintln!("round {round} of {}", args.rounds);
         let usual = live.settle(workers, SETTLED).await?;
         if let Some(pid) = live.last_rank() {
-            kinds[0]
-                .phases
-                .push(live.strike(pid, Signal::SIGKILL).await?);
+            killed.take(live.strike(pid, Signal::SIGKILL).await?, usual);
+            // The supervisor starts another.
+            joined.take(live.joiner().await?, usual);
         }
-        kinds[0].steps.push(usual);
-        // The supervisor starts another, which joins.
-        kinds[1].steps.push(live.settle(workers, SETTLED).await?);
+        let usual = live.settle(workers, SETTLED).await?;
         if let Some(pid) = live.last_rank() {
-            kinds[1]
-                .phases
-                .push(live.strike(pid, Signal::SIGSTOP).await?);
+            stopped.take(live.strike(pid, Signal::SIGSTOP).await?, usual);
             send(pid, Signal::SIGCONT)?;
         }
         let usual = live.settle(workers, SETTLED).await?;
@@ -99,12 +97,9 @@ async fn measure(live: &mut Live, args: &RecoveryArgs) -> Result<(Vec<Kind>, Vec
     }
     let usual = live.settle(workers, SETTLED).await?;
     if let Some(pid) = live.last_rank() {
-        kinds[2]
-            .phases
-            .push(live.strike(pid, Signal::SIGTERM).await?);
-        kinds[2].steps.push(usual);
+        asked.take(live.strike(pid, Signal::SIGTERM).await?, usual);
     }
-    Ok((kinds.into(), stood_still))
+    Ok((vec![killed, joined, stopped, asked], stood_still))
 }
 
 fn print(kinds: &[Kind], stood_still: &[f64], output: Output) {
@@ -127,16 +122,24 @@ fn print(kinds: &[Kind], stood_still: &[f64], output: Output) {
         return;
     }
     let header = [
-        "seconds", "rounds", "detect", "fence", "journal", "form", "step", "total", "worst",
-        "one step",
+        "seconds", "rounds", "detect", "fence", "journal", "connect", "copy", "start", "data",
+        "step", "total", "worst", "one step",
     ];
     let rows: Vec<Vec<String>> = lines.iter().map(Line::row).collect();
     output::table(&header, &rows);
-    output::line("total: from the event to the first step of those that go on;");
+    output::line(
+        "total: from the event to the first step of those that go on, for one who joins from when it",
+    );
+    output::line("attends, its preparation included;");
     output::line("for a killed coordinator, how much longer the longest step meanwhile took.");
 }
 
 impl Kind {
+    fn take(&mut self, phases: Phases, step: f64) {
+        self.phases.push(phases);
+        self.steps.push(step);
+    }
+
     fn line(&self) -> Line {
         let of = |phase: fn(&Phases) -> f64| median(self.phases.iter().map(phase));
         Line {
@@ -146,7 +149,10 @@ impl Kind {
                 detect: of(|p| p.detect),
                 fence: of(|p| p.fence),
                 journal: of(|p| p.journal),
-                form: of(|p| p.form),
+                connect: of(|p| p.connect),
+                copy: of(|p| p.copy),
+                start: of(|p| p.start),
+                data: of(|p| p.data),
                 step: of(|p| p.step),
                 total: of(|p| p.total),
             },
@@ -162,7 +168,10 @@ impl Line {
             detect,
             fence,
             journal,
-            form,
+            connect,
+            copy,
+            start,
+            data,
             step,
             total,
         } = self.median;
@@ -170,7 +179,10 @@ impl Line {
             detect,
             fence,
             journal,
-            form,
+            connect,
+            copy,
+            start,
+            data,
             step,
             total,
             self.worst,

@@ -12,9 +12,15 @@ pub(super) struct Phases {
     pub(super) fence: f64,
     /// Until the next generation was durable.
     pub(super) journal: f64,
-    /// Until its ring stood and every rank had the state.
-    pub(super) form: f64,
-    /// Until its first step was reported.
+    /// Until the slowest rank's links stood.
+    pub(super) connect: f64,
+    /// Until the slowest rank had the state.
+    pub(super) copy: f64,
+    /// Until all had said so, and were told to train.
+    pub(super) start: f64,
+    /// Until the first step had its rows.
+    pub(super) data: f64,
+    /// Until that step was reported.
     pub(super) step: f64,
     /// All of them.
     pub(super) total: f64,
@@ -29,6 +35,8 @@ pub(super) struct Timeline {
     fenced: Option<f64>,
     durable: Option<f64>,
     formed: Option<f64>,
+    connect: f64,
+    copy: f64,
 }
 
 impl Timeline {
@@ -40,6 +48,8 @@ impl Timeline {
             fenced: None,
             durable: None,
             formed: None,
+            connect: 0.0,
+            copy: 0.0,
         }
     }
 
@@ -61,27 +71,38 @@ impl Timeline {
                     }
                     "training" if newer => {
                         self.formed.get_or_insert(at);
+                        (self.connect, self.copy) = (status.connect_seconds, status.copy_seconds);
                     }
                     _ => {}
                 }
                 None
             }
-            Event::Step(step) if step.generation > self.before => Some(self.phases(at)),
+            Event::Step(step) if step.generation > self.before => {
+                let data = step.step.as_ref().map_or(0.0, |step| step.data_seconds);
+                Some(self.phases(at, data))
+            }
             _ => None,
         }
     }
 
-    fn phases(&self, total: f64) -> Phases {
+    fn phases(&self, total: f64, data: f64) -> Phases {
         let formed = self.formed.unwrap_or(total);
         let durable = self.durable.unwrap_or(formed);
         let fenced = self.fenced.unwrap_or(durable);
         let detected = self.detected.unwrap_or(fenced);
+        // What ranks say of themselves cannot be more than what was seen from here.
+        let connect = self.connect.min(formed - durable);
+        let copy = self.copy.min(formed - durable - connect);
+        let data = data.min(total - formed);
         Phases {
             detect: detected,
             fence: fenced - detected,
             journal: durable - fenced,
-            form: formed - durable,
-            step: total - formed,
+            connect,
+            copy,
+            start: formed - durable - connect - copy,
+            data,
+            step: total - formed - data,
             total,
         }
     }
@@ -119,6 +140,13 @@ mod tests {
     #[test]
     fn phases_follow_each_other_and_add_up() {
         let mut timeline = Timeline::new(3);
+        let trains = Event::Status(RunStatus {
+            phase: "training".to_owned(),
+            generation: 4,
+            connect_seconds: 0.25,
+            copy_seconds: 0.5,
+            ..Default::default()
+        });
         let told = [
             (0.1, step(3)),
             (0.2, status("fencing", 3)),
@@ -126,15 +154,29 @@ mod tests {
             (0.5, status("gathering", 3)),
             (0.6, status("forming", 3)),
             (1.0, status("forming", 4)),
-            (2.0, status("training", 4)),
+            (2.0, trains),
         ];
         for (at, event) in told {
             assert_eq!(timeline.take(at, &event), None);
         }
         let phases = timeline.take(2.5, &step(4)).unwrap_or_default();
-        let sum = phases.detect + phases.fence + phases.journal + phases.form + phases.step;
-        assert!((sum - 2.5).abs() < 1e-9, "{phases:?}");
-        assert!((phases.fence - 0.4).abs() < 1e-9 && (phases.form - 1.0).abs() < 1e-9);
+        let Phases {
+            detect,
+            fence,
+            journal,
+            connect,
+            copy,
+            start,
+            data,
+            step,
+            total,
+        } = phases;
+        let sum = detect + fence + journal + connect + copy + start + data + step;
+        assert!((sum - total).abs() < 1e-9, "{phases:?}");
+        let expected = [(fence, 0.4), (connect, 0.25), (copy, 0.5), (start, 0.25)];
+        for (is, expected) in expected {
+            assert!((is - expected).abs() < 1e-9, "{phases:?}");
+        }
     }
 
     #[test]
