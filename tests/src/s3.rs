@@ -6,7 +6,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
@@ -48,6 +50,8 @@ struct Faults {
     /// Every that many writes the answer is 500 though the write was done; 0: never.
     ambiguous_every: AtomicU64,
     writes: AtomicU64,
+    /// What every request takes.
+    time: std::sync::Mutex<Duration>,
 }
 
 struct Shared {
@@ -135,6 +139,15 @@ impl S3Server {
         self.faults.ambiguous_every.store(every, Ordering::Relaxed);
     }
 
+    /// From now on every request takes so much longer.
+    pub fn take_time(&self, time: Duration) {
+        *self
+            .faults
+            .time
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = time;
+    }
+
     /// Keeps the next write whose key and content are those meant waiting, at `moment`, until it
     /// is let go. It is done even if its client is gone by then.
     pub fn hold(
@@ -183,6 +196,12 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 }
 
 async fn serve(shared: &Shared, head: Parts, body: Bytes) -> Response {
+    let time = *shared
+        .faults
+        .time
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    tokio::time::sleep(time).await;
     let writes = head.method == Method::PUT;
     let gate = writes.then(|| shared.faults.gates.meet(head.uri.path(), &body));
     let gate = gate.flatten();

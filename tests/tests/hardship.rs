@@ -2,6 +2,9 @@
 //! hangs. The oracle is the same run on one worker, undisturbed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../../worker/ring/tests/common/proxy.rs"]
+mod proxy;
+
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -11,8 +14,10 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use proxy::Proxy;
 use ringmaster_proto::v1::watch_run_response::Event;
 use ringmaster_tests::namespace::{Kind, Namespace};
+use ringmaster_tests::s3::S3Server;
 use ringmaster_tests::sandbox::{self, End, RUNS, SMALL, Sandbox};
 use ringmaster_tests::watch::Watch;
 
@@ -74,6 +79,65 @@ fn fill(path: &Path) {
     for size in [1 << 16, 1 << 8, 1] {
         while filler.write_all(&vec![0; size]).is_ok() {}
     }
+}
+
+/// Whatever is asked of the store takes half a second.
+#[test]
+fn a_slow_store_costs_no_generation_and_no_bit() {
+    let expected = undisturbed();
+    let server = S3Server::start();
+    let mut sandbox = Sandbox::new(RINGMASTER);
+    sandbox.use_store(&server);
+    server.take_time(Duration::from_millis(500));
+    let store = format!("run.store={}", server.url("store"));
+    let args = train("2").into_iter().chain(["--set", &store]);
+    let finished = sandbox.run(args).succeeded();
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    assert_eq!(sandbox.generations(SMALL).len(), 1);
+    sandbox.assert_nothing_left();
+}
+
+/// Reports and directives arrive when they are old; the workers are near each other.
+#[test]
+fn a_coordinator_far_away_costs_no_generation_and_no_bit() {
+    let expected = undisturbed();
+    let sandbox = Sandbox::new(RINGMASTER);
+    let folder = sandbox.run_folder(SMALL);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("token"), "5a".repeat(32)).unwrap();
+    let path = |name: &str| format!("{RUNS}/{SMALL}/{name}");
+    let [endpoint, metrics, token] = ["endpoint.json", "metrics.jsonl", "token"].map(path);
+    let coordinator = [
+        "coordinator",
+        "run.toml",
+        "--set",
+        "run.steps=300",
+        "--set",
+        "checkpoint.every=20",
+        "--set",
+        "membership.min_workers=2",
+        "--endpoint-file",
+        &endpoint,
+        "--metrics-file",
+        &metrics,
+        "--token-file",
+        &token,
+    ];
+    let mut coordinator = sandbox.start(coordinator);
+    let watch = Watch::open(&mut coordinator, &folder);
+    let far = Proxy::far(watch.address().parse().unwrap(), Duration::from_millis(150));
+    let address = far.address().to_string();
+    let workers = ["w1", "w2"].map(|name| {
+        let args = ["worker", "--coordinator", &address, "--name", name];
+        sandbox.start(args.into_iter().chain(["--token-file", &token]))
+    });
+    let finished = coordinator.finish().succeeded();
+    for worker in workers {
+        worker.finish().succeeded();
+    }
+    assert_eq!(&(finished.digest(), sandbox.losses(SMALL)), expected);
+    assert_eq!(sandbox.generations(SMALL).len(), 1);
+    sandbox.assert_nothing_left();
 }
 
 /// A worker that is stopped and goes on again and again is slow, not lost.

@@ -104,7 +104,7 @@ impl StatusReport {
         ));
         let checkpoint = match self.checkpoint_step {
             0 => "none yet".to_owned(),
-            step => format!("step {step}"),
+            step => format!("step {step}, {} steps ago", self.step.saturating_sub(step)),
         };
         output::line(&format!("checkpoint  {checkpoint}"));
         let redo = if self.redo_is_exact {

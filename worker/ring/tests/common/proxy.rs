@@ -4,8 +4,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Chunks of at most 64 KiB that may be on their way at once where there is a delay.
+const UNDER_WAY: usize = 1024;
 
 /// The direction of a byte: towards the listening rank, or back to the one that dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,7 @@ struct State {
 #[derive(Default)]
 struct Now {
     flip: Option<Flip>,
+    delay: Duration,
     frozen: bool,
     over: bool,
     sockets: Vec<TcpStream>,
@@ -47,10 +53,19 @@ struct Now {
 
 impl Proxy {
     pub(crate) fn new(target: SocketAddr, flip: Option<Flip>) -> Self {
+        Self::with(target, flip, Duration::ZERO)
+    }
+
+    /// One through which every byte takes `delay`, in either direction.
+    pub(crate) fn far(target: SocketAddr, delay: Duration) -> Self {
+        Self::with(target, None, delay)
+    }
+
+    fn with(target: SocketAddr, flip: Option<Flip>, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
-        state.now().flip = flip;
+        (state.now().flip, state.now().delay) = (flip, delay);
         let shared = state.clone();
         let accepting = Some(thread::spawn(move || {
             for dialled in listener.incoming() {
@@ -120,9 +135,11 @@ impl State {
         ];
         for (way, from, to) in ways {
             from.set_nodelay(true).unwrap();
+            let (line, arrives) = sync_channel(UNDER_WAY);
             let shared = self.clone();
-            let pump = thread::spawn(move || shared.pump(way, from, to));
-            self.now().pumps.push(pump);
+            let pump = thread::spawn(move || shared.pump(way, from, line));
+            let end = thread::spawn(move || deliver(&arrives, to));
+            self.now().pumps.extend([pump, end]);
         }
         let mut now = self.now();
         now.sockets.extend([copy(dialled), copy(onward)]);
@@ -133,7 +150,8 @@ impl State {
         }
     }
 
-    fn pump(&self, way: Way, mut from: TcpStream, mut to: TcpStream) {
+    /// Puts what is read on the line, which ends with the reading.
+    fn pump(&self, way: Way, mut from: TcpStream, line: SyncSender<(Instant, Vec<u8>)>) {
         let (mut buffer, mut passed) = (vec![0; 64 * 1024], 0);
         loop {
             let count = from.read(&mut buffer).unwrap_or(0);
@@ -142,7 +160,6 @@ impl State {
                 now = self.over.wait(now).unwrap();
             }
             if now.over || count == 0 {
-                to.shutdown(Shutdown::Write).ok();
                 return;
             }
             let range = passed..passed + count;
@@ -150,10 +167,23 @@ impl State {
                 buffer[flip.byte - passed] ^= 1 << flip.bit;
                 now.flip = None;
             }
+            let arrival = Instant::now() + now.delay;
             drop(now);
             passed += count;
-            // Fails when the other end is gone, which the next read here shows too.
-            to.write_all(&buffer[..count]).ok();
+            if line.send((arrival, buffer[..count].to_vec())).is_err() {
+                return;
+            }
         }
     }
+}
+
+/// Writes what is on the line when it is due.
+fn deliver(line: &Receiver<(Instant, Vec<u8>)>, mut to: TcpStream) {
+    for (arrival, bytes) in line {
+        // The time it takes is what this is for.
+        thread::sleep(arrival.saturating_duration_since(Instant::now()));
+        // Fails when the other end is gone, which the next read there shows too.
+        to.write_all(&bytes).ok();
+    }
+    to.shutdown(Shutdown::Write).ok();
 }
