@@ -5,6 +5,7 @@
 
 mod bad_rows;
 mod corpora;
+mod csv;
 mod decode;
 mod economy;
 mod errors;
