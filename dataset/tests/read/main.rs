@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_rows;
+mod checksums;
 mod corpora;
 mod csv;
 mod decode;
