@@ -7,6 +7,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ringmaster_proto::spec::Columns;
 use ringmaster_proto::{RunSpec, keys};
 
+use crate::augment::View;
 use crate::decode::Decoder;
 use crate::disk_cache::DiskCache;
 use crate::error::DatasetError;
@@ -137,7 +138,7 @@ async fn decode_chunk(
                 row,
                 row_id,
             };
-            Example::decode(row, &stored, &mut decoder)
+            Example::decode(row, &stored, &View::WHOLE, &mut decoder)
                 .unwrap_or_else(|why| Example::refused(row, why, image_size))
         };
         rows.clone().zip(stored).map(decode).collect::<Vec<_>>()

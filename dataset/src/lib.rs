@@ -9,6 +9,8 @@
 
 pub mod assign;
 #[cfg(feature = "read")]
+mod augment;
+#[cfg(feature = "read")]
 mod byte_texts;
 mod columns;
 #[cfg(feature = "read")]
@@ -81,6 +83,7 @@ pub use store::{Entry, Store, StoreError, read_url};
 
 #[cfg(feature = "read")]
 pub use {
+    augment::{Frame, View},
     corpus::{Corpus, read_rows, read_texts},
     decode::normalise,
     example::Example,

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use ringmaster_proto::spec::Augment;
 use ringmaster_proto::{Lane, Step};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::View;
 use crate::corpus::Corpus;
 use crate::decode::{Decoder, DecoderPool};
 use crate::error::DatasetError;
@@ -38,6 +40,8 @@ pub struct LoaderOptions {
     pub image_size: usize,
     /// Whether JPEGs that shrink by two or more are decoded smaller.
     pub dct_scaling: bool,
+    /// How pictures are changed, if they are.
+    pub augment: Option<Augment>,
     /// Finished steps that may wait; at least 1.
     pub prefetch_steps: usize,
     /// Threads that decode; at least 1.
@@ -158,23 +162,26 @@ impl Producer {
 
     /// The rows of a step, decoded all at once.
     fn batch(&mut self, step: Step, lanes: &mut [LaneWindows]) -> Result<StepBatch, DatasetError> {
+        let (augment, seed) = (self.options.augment.as_ref(), self.plan.spec().seed);
         let mut wanted = Vec::new();
         for lane in lanes.iter_mut() {
-            for slot in self.plan.slots(step, lane.lane()) {
-                wanted.push(slot.map(|slot| stored(slot, lane)).transpose()?);
+            for (position, slot) in (0..).zip(self.plan.slots(step, lane.lane())) {
+                let view = View::draw(augment, seed, (step, lane.lane(), position));
+                let row = slot.map(|slot| stored(slot, lane)).transpose()?;
+                wanted.push(row.map(|(row, stored)| (row, stored, view)));
             }
         }
-        let decode = |row: &Option<(RowRef, EncodedRow)>, decoder: &mut Decoder| {
+        let decode = |row: &Option<(RowRef, EncodedRow, View)>, decoder: &mut Decoder| {
             row.as_ref()
-                .map(|(row, stored)| Example::decode(*row, stored, decoder))
+                .map(|(row, stored, view)| Example::decode(*row, stored, view, decoder))
         };
         let decoded = self.decoders.map(&wanted, decode);
         let lane_batch = wanted.len() / lanes.len().max(1);
         let mut examples = Vec::with_capacity(wanted.len());
         for (row, decoded) in wanted.into_iter().zip(decoded) {
             examples.push(match (row, decoded) {
-                (Some((row, stored)), Some(Err(reason))) => {
-                    self.second_look(row, stored, reason)?
+                (Some((row, stored, view)), Some(Err(reason))) => {
+                    self.second_look(row, stored, &view, reason)?
                 }
                 (_, Some(Ok(example))) => example,
                 (_, None) | (None, _) => Example::padding(self.options.image_size),
@@ -197,6 +204,7 @@ impl Producer {
         &mut self,
         row: RowRef,
         mut stored: EncodedRow,
+        view: &View,
         mut reason: Refusal,
     ) -> Result<Example, DatasetError> {
         let (shard, row_group) = self.reader.place(row.row_group);
@@ -211,7 +219,7 @@ impl Producer {
                 return Ok(Example::refused(row, reason, self.options.image_size));
             }
             stored = again;
-            match Example::decode(row, &stored, self.decoders.own()) {
+            match Example::decode(row, &stored, view, self.decoders.own()) {
                 Ok(example) => return Ok(example),
                 Err(error) => reason = error,
             }

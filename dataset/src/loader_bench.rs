@@ -8,6 +8,7 @@ use ringmaster_proto::{Lane, RunSpec, Step};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::View;
 use crate::corpus::Corpus;
 use crate::decode::{self, Decoded, Decoder, DecoderPool};
 use crate::error::DatasetError;
@@ -92,19 +93,21 @@ impl LoaderBench {
         let mut decoder = self.decoder();
         let decoded: Vec<Decoded> = pictures
             .iter()
-            .filter_map(|picture| decoder.decode_only(picture).ok())
+            .filter_map(|picture| decoder.decode_only(picture, &View::WHOLE).ok())
             .take(DECODED)
             .collect();
         let first = decoded.first().ok_or(DatasetError::LoaderDied)?;
-        let small = decoder.resize(first).unwrap_or_default();
+        let small = decoder.resize(first, &View::WHOLE).unwrap_or_default();
         let mut values = vec![0.0; small.len()];
         let read = self.read(part)?;
         let decode = rate(part, &pictures, |picture| {
-            if let Ok(decoded) = decoder.decode_only(picture) {
+            if let Ok(decoded) = decoder.decode_only(picture, &View::WHOLE) {
                 decoder.reuse(decoded);
             }
         });
-        let resize = rate(part, &decoded, |picture| drop(decoder.resize(picture)));
+        let resize = rate(part, &decoded, |picture| {
+            drop(decoder.resize(picture, &View::WHOLE))
+        });
         let normalise = rate(part, &[small], |pixels| {
             decode::normalise(pixels, &mut values);
         });
@@ -202,6 +205,7 @@ impl LoaderBench {
             to: Step(STEPS),
             image_size: self.image_size,
             dct_scaling: self.dct_scaling,
+            augment: None,
             prefetch_steps: AHEAD,
             threads: self.threads,
         };

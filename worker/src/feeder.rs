@@ -99,6 +99,7 @@ impl Feeder {
             to,
             image_size: spec.model.image_size,
             dct_scaling: spec.data.dct_scaling,
+            augment: spec.data.augment.clone(),
             prefetch_steps: AHEAD,
             threads: decoder_threads(),
         };

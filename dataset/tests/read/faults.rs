@@ -39,6 +39,7 @@ pub(crate) fn read_epoch(url: &str, run: &Path) -> Result<usize, DatasetError> {
         prefetch_steps: 2,
         threads: 1,
         dct_scaling: false,
+        augment: None,
     };
     let mut loader = Loader::start(&corpus, options, runtime.handle());
     let mut seen = std::collections::BTreeSet::new();

@@ -24,3 +24,4 @@ mod store;
 mod survey;
 mod texts;
 mod tokenizer;
+mod views;

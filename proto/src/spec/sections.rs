@@ -46,11 +46,41 @@ pub struct DataSpec {
     /// an eighth of its size: faster, and pixels half a level of 255 apart on average. For
     /// training; evaluation decodes whole pictures.
     pub dct_scaling: bool,
+    /// Random changes of the pictures that are trained on; absent: none. Held-out rows are never changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
     /// A `tokenizer.json` to use; absent: a byte-level BPE is trained on the captions.
     pub tokenizer: Option<String>,
     /// A folder of each worker's machine that keeps what was read of the corpus; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+}
+
+/// `[data.augment]`: drawn from the seed for every row of every step, so that a redo, a resume and any
+/// number of workers see the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augment {
+    /// A picture is shown as a random box of it, of this share of its area: least and most, above 0 and at
+    /// most 1. Less teaches more about parts, and loses what the texts speak of. Absent: whole pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<[f64; 2]>,
+    /// Width over height of such a box: least and most.
+    pub ratio: [f64; 2],
+    /// Share of the pictures that are mirrored. Texts are not: a caption that says left or right is wrong
+    /// of a mirrored picture, and so is the answer to a question about letters.
+    pub flip: f64,
+}
+
+impl Default for Augment {
+    /// Nothing is changed.
+    fn default() -> Self {
+        Self {
+            scale: None,
+            ratio: [3.0 / 4.0, 4.0 / 3.0],
+            flip: 0.0,
+        }
+    }
 }
 
 /// A local copy of the parts of the corpus that were read last.
