@@ -27,6 +27,8 @@ mod fetch;
 mod footer;
 mod footer_cache;
 #[cfg(feature = "read")]
+mod held;
+#[cfg(feature = "read")]
 mod hollow;
 #[cfg(feature = "read")]
 pub mod import;
@@ -56,6 +58,8 @@ mod reader;
 mod refusal;
 mod retry;
 #[cfg(feature = "read")]
+mod room;
+#[cfg(feature = "read")]
 mod rows;
 #[cfg(feature = "read")]
 pub mod scenes;
@@ -73,7 +77,7 @@ mod tokenizer;
 #[cfg(feature = "read")]
 mod window;
 
-pub use assign::{efficiency, lanes_of_rank};
+pub use assign::{efficiency, lanes_of_rank, standby_lanes};
 pub use error::DatasetError;
 pub use manifest::{CorpusManifest, Shard};
 pub use mixing::{Compared, Mixing};
@@ -87,6 +91,7 @@ pub use {
     corpus::{Corpus, read_rows, read_texts},
     decode::normalise,
     example::Example,
+    held::rows_bytes,
     hollow::hollow_shard,
     loader::{LaneBatch, Loader, LoaderOptions, StepBatch},
     prepare::{Prepared, Progress, prepare},

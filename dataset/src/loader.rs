@@ -18,7 +18,8 @@ use crate::corpus::Corpus;
 use crate::decode::{Decoder, DecoderPool};
 use crate::error::DatasetError;
 use crate::example::Example;
-use crate::plan::{Plan, RowRef, Slot};
+use crate::held::Held;
+use crate::plan::{Plan, RowRef};
 use crate::reader::Reader;
 use crate::refusal::Refusal;
 use crate::rows::EncodedRow;
@@ -32,6 +33,9 @@ const SECOND_LOOKS_MAX: u32 = 4;
 pub struct LoaderOptions {
     /// The rank's lanes.
     pub lanes: Range<u32>,
+    /// Lanes that it may have to take over, whose next rows are kept too; see
+    /// [`crate::assign::standby_lanes`].
+    pub standby: Vec<u32>,
     /// The first step.
     pub from: Step,
     /// The step after the last.
@@ -84,6 +88,7 @@ impl Loader {
         let producer = Producer {
             plan: Arc::clone(&corpus.plan),
             reader: Arc::clone(&corpus.reader),
+            held: Arc::clone(&corpus.held),
             runtime: runtime.clone(),
             cancel: cancel.clone(),
             decoders: DecoderPool::new(options.threads, || {
@@ -132,6 +137,7 @@ impl Drop for Loader {
 struct Producer {
     plan: Arc<Plan>,
     reader: Arc<Reader>,
+    held: Arc<Held>,
     runtime: Handle,
     cancel: CancellationToken,
     decoders: DecoderPool,
@@ -141,19 +147,23 @@ struct Producer {
 impl Producer {
     fn run(mut self, batches: &SyncSender<Result<StepBatch, DatasetError>>) {
         let LoaderOptions { from, to, .. } = self.options;
+        self.held.serve(&self.options.lanes, &self.options.standby);
         let mut lanes: Vec<LaneWindows> = self
             .options
             .lanes
             .clone()
             .map(|lane| {
-                let source = (Arc::clone(&self.plan), Arc::clone(&self.reader));
                 let ends = (self.cancel.clone(), self.runtime.clone());
-                LaneWindows::start(source, Lane(lane), (from, to), ends)
+                LaneWindows::start(&self.held, Lane(lane), (from, to), ends)
             })
             .collect();
         for step in (from.0..to.0).map(Step) {
             let batch = self.batch(step, &mut lanes);
             let failed = batch.is_err();
+            // After the first rows of its own lanes, which somebody waits for.
+            let last = Step(to.0.saturating_sub(1));
+            self.held
+                .stand_by(&self.options.standby, (step, last), &self.runtime);
             if batches.send(batch).is_err() || failed {
                 return;
             }
@@ -165,9 +175,8 @@ impl Producer {
         let (augment, seed) = (self.options.augment.as_ref(), self.plan.spec().seed);
         let mut wanted = Vec::new();
         for lane in lanes.iter_mut() {
-            for (position, slot) in (0..).zip(self.plan.slots(step, lane.lane())) {
+            for (position, row) in (0..).zip(lane.step(step)?) {
                 let view = View::draw(augment, seed, (step, lane.lane(), position));
-                let row = slot.map(|slot| stored(slot, lane)).transpose()?;
                 wanted.push(row.map(|(row, stored)| (row, stored, view)));
             }
         }
@@ -230,11 +239,4 @@ impl Producer {
         );
         Err(DatasetError::Corrupt { shard, reason })
     }
-}
-
-/// A copy of the row in `slot`: the window it lies in may be gone before the step is decoded.
-fn stored(slot: Slot, lane: &mut LaneWindows) -> Result<(RowRef, EncodedRow), DatasetError> {
-    let row = lane.rows(slot.window)?.get(slot.index);
-    let row = row.ok_or(DatasetError::LoaderDied)?;
-    Ok((slot.row, row.clone()))
 }

@@ -1,7 +1,6 @@
 //! What the way from Parquet to normalised pixels costs: each part alone, and all of it as training
 //! does it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringmaster_proto::{Lane, RunSpec, Step};
@@ -138,13 +137,13 @@ impl LoaderBench {
     }
 
     fn windows(&self) -> Vec<LaneWindows> {
+        // What an earlier measurement read is not to be found.
+        let held = &self.corpus.held;
+        held.clear();
+        held.serve(&(0..self.lanes), &[]);
         let start = |lane| {
-            let source = (
-                Arc::clone(&self.corpus.plan),
-                Arc::clone(&self.corpus.reader),
-            );
             let ends = (CancellationToken::new(), self.runtime.clone());
-            LaneWindows::start(source, Lane(lane), (Step(0), Step(STEPS)), ends)
+            LaneWindows::start(held, Lane(lane), (Step(0), Step(STEPS)), ends)
         };
         (0..self.lanes).map(start).collect()
     }
@@ -154,11 +153,8 @@ impl LoaderBench {
         let mut lanes = self.windows();
         for step in 0..STEPS {
             for lane in &mut lanes {
-                for slot in self.corpus.plan.slots(Step(step), lane.lane()) {
-                    let Some(slot) = slot else { continue };
-                    let row = lane.rows(slot.window)?.get(slot.index);
-                    let picture = row.and_then(|row| row.image.as_deref());
-                    if !visit(picture.unwrap_or_default()) {
+                for (_, row) in lane.step(Step(step))?.into_iter().flatten() {
+                    if !visit(row.image.as_deref().unwrap_or_default()) {
                         return Ok(());
                     }
                 }
@@ -201,6 +197,7 @@ impl LoaderBench {
     fn whole(&self, time: Duration) -> Result<f64, DatasetError> {
         let options = LoaderOptions {
             lanes: 0..self.lanes,
+            standby: Vec::new(),
             from: Step(0),
             to: Step(STEPS),
             image_size: self.image_size,
@@ -209,6 +206,7 @@ impl LoaderBench {
             prefetch_steps: AHEAD,
             threads: self.threads,
         };
+        self.corpus.held.clear();
         let mut loader = Loader::start(&self.corpus, options, &self.runtime);
         let mut values = vec![0.0; 3 * self.image_size * self.image_size];
         loader.next_blocking().transpose()?;

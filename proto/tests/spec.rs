@@ -87,6 +87,7 @@ fn a_resume_may_change_length_and_membership_but_not_bits() {
         "eval.rows=0",
         "train.overlap=false",
         "train.transport=tcp",
+        "data.takeover=false",
         "data.cache={ path = \"/tmp/x\", bytes = 100_000_000 }",
     ];
     let refused = [

@@ -33,6 +33,7 @@ pub(crate) fn read_epoch(url: &str, run: &Path) -> Result<usize, DatasetError> {
     })?;
     let options = LoaderOptions {
         lanes: 0..4,
+        standby: Vec::new(),
         from: Step(0),
         to: Step(corpus.total_steps),
         image_size: SIDE,

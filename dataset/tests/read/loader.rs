@@ -58,6 +58,7 @@ impl Bench {
         let threads = lanes.len();
         let options = LoaderOptions {
             lanes,
+            standby: Vec::new(),
             from: Step(from),
             to: Step(to),
             image_size: SIDE,
@@ -233,6 +234,7 @@ fn a_shard_that_changes_under_a_run_is_an_error_that_names_it() {
     });
     let options = LoaderOptions {
         lanes: 0..1,
+        standby: Vec::new(),
         from: Step(0),
         to: Step(4),
         image_size: SIDE,
@@ -255,6 +257,7 @@ fn dropping_a_loader_that_nobody_reads_ends_it() {
     let bench = Bench::new(&[40], 4, &data(2, 1, 8));
     let options = LoaderOptions {
         lanes: 0..2,
+        standby: Vec::new(),
         from: Step(0),
         to: Step(40),
         image_size: SIDE,

@@ -85,6 +85,7 @@ impl RunSpec {
         };
         let data = DataSpec {
             cache: None,
+            takeover: true,
             ..self.data.clone()
         };
         let bits = (

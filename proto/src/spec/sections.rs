@@ -34,7 +34,8 @@ pub struct DataSpec {
     /// Examples a step takes from every lane; the global batch is `lanes * lane_batch`.
     pub lane_batch: u32,
     /// Rows shuffled together within windows, over all lanes. More mixes better and takes more
-    /// memory: a worker holds its share of encoded rows twice.
+    /// memory: a worker holds its share of encoded rows two and a half times. What `--dry-run` prints is
+    /// never exceeded: rows larger than most are read again, one by one, when their step comes.
     pub shuffle_rows: u64,
     /// Column names; found by convention where absent.
     pub columns: Columns,
@@ -51,6 +52,10 @@ pub struct DataSpec {
     pub augment: Option<Augment>,
     /// A `tokenizer.json` to use; absent: a byte-level BPE is trained on the captions.
     pub tokenizer: Option<String>,
+    /// Whether a worker reads ahead for the lanes that it would have if another worker were gone, so that
+    /// taking over waits for no read. Reads about twice as much of the corpus, after the worker's own rows,
+    /// and holds about one and a half times as many encoded rows; changes no bit.
+    pub takeover: bool,
     /// A folder of each worker's machine that keeps what was read of the corpus; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
