@@ -15,6 +15,21 @@ pub fn lanes_of_rank(lanes: u32, rank: Rank, world: WorldSize) -> Range<u32> {
     start(rank.0) as u32..start(rank.0 + 1) as u32
 }
 
+/// The lanes that `rank` does not own and would own if any one other rank were gone, ascending: ranks
+/// close up, so those are its neighbours'.
+pub fn standby_lanes(lanes: u32, rank: Rank, world: WorldSize) -> Vec<u32> {
+    let own = lanes_of_rank(lanes, rank, world);
+    let fewer = WorldSize(world.0.saturating_sub(1));
+    let before = rank.0.checked_sub(1).map(Rank);
+    let after = (rank.0 + 1 < world.0).then_some(rank);
+    let would = |as_rank| lanes_of_rank(lanes, as_rank, fewer);
+    let mut others: Vec<u32> = before.into_iter().chain(after).flat_map(would).collect();
+    others.retain(|lane| !own.contains(lane));
+    others.sort_unstable();
+    others.dedup();
+    others
+}
+
 /// Share of the ranks' time that lanes keep busy: a step lasts as long as the rank with the most
 /// lanes, so this is `lanes / (world * max lanes of a rank)`, 0 to 1.
 pub fn efficiency(lanes: u32, world: WorldSize) -> f64 {

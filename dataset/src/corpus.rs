@@ -4,13 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use ringmaster_proto::spec::Columns;
+use ringmaster_proto::spec::{Columns, Validation};
 use ringmaster_proto::{RunSpec, keys};
 
+use crate::augment::View;
 use crate::decode::Decoder;
 use crate::disk_cache::DiskCache;
 use crate::error::DatasetError;
 use crate::example::Example;
+use crate::held::Held;
 use crate::manifest::CorpusManifest;
 use crate::plan::{Plan, PlanSpec, RowRef};
 use crate::reader::Reader;
@@ -38,6 +40,7 @@ pub struct Corpus {
     /// Steps of the run.
     pub total_steps: u64,
     pub(crate) reader: Arc<Reader>,
+    pub(crate) held: Arc<Held>,
 }
 
 impl Corpus {
@@ -71,13 +74,21 @@ impl Corpus {
             None => None,
         };
         let reader = Reader::with_cache(Arc::clone(&train), &spec.data.columns, cache)?;
+        // Held-out row groups lie in the same shards.
+        let others = match spec.data.validation {
+            Validation::Fraction(_) => validation.as_ref().map_or(0, |rows| rows.rows()),
+            Validation::Url(_) => 0,
+        };
+        let row_bytes = train.bytes().div_ceil((train.rows() + others).max(1));
+        let (plan, reader) = (Arc::new(plan), Arc::new(reader));
         Ok(Self {
-            reader: Arc::new(reader),
+            held: Arc::new(Held::new(&plan, &reader, row_bytes)),
+            reader,
             train,
             validation,
             tokenizer: Tokenizer::from_json(&json)?,
             total_steps: plan.total_steps(spec),
-            plan: Arc::new(plan),
+            plan,
         })
     }
 }
@@ -137,7 +148,7 @@ async fn decode_chunk(
                 row,
                 row_id,
             };
-            Example::decode(row, &stored, &mut decoder)
+            Example::decode(row, &stored, &View::WHOLE, &mut decoder)
                 .unwrap_or_else(|why| Example::refused(row, why, image_size))
         };
         rows.clone().zip(stored).map(decode).collect::<Vec<_>>()

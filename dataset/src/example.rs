@@ -1,5 +1,6 @@
 //! One decoded example, and what happens to a row whose content is refused.
 
+use crate::augment::View;
 use crate::decode::Decoder;
 use crate::plan::RowRef;
 use crate::refusal::{OBJECTS_MAX, Refusal, TEXT_BYTES_MAX};
@@ -62,14 +63,15 @@ impl Example {
         }
     }
 
-    /// Decodes a row.
+    /// Decodes a row; of its picture that which is shown.
     pub(crate) fn decode(
         row: RowRef,
         stored: &EncodedRow,
+        view: &View,
         decoder: &mut Decoder,
     ) -> Result<Self, Refusal> {
         stored.check()?;
-        let image = decoder.decode(stored.image.as_deref().ok_or(Refusal::NoImage)?)?;
+        let image = decoder.decode_view(stored.image.as_deref().ok_or(Refusal::NoImage)?, view)?;
         let Texts {
             caption,
             question,

@@ -9,6 +9,8 @@
 
 pub mod assign;
 #[cfg(feature = "read")]
+mod augment;
+#[cfg(feature = "read")]
 mod byte_texts;
 mod columns;
 #[cfg(feature = "read")]
@@ -24,6 +26,8 @@ mod example;
 mod fetch;
 mod footer;
 mod footer_cache;
+#[cfg(feature = "read")]
+mod held;
 #[cfg(feature = "read")]
 mod hollow;
 #[cfg(feature = "read")]
@@ -54,6 +58,8 @@ mod reader;
 mod refusal;
 mod retry;
 #[cfg(feature = "read")]
+mod room;
+#[cfg(feature = "read")]
 mod rows;
 #[cfg(feature = "read")]
 pub mod scenes;
@@ -71,7 +77,7 @@ mod tokenizer;
 #[cfg(feature = "read")]
 mod window;
 
-pub use assign::{efficiency, lanes_of_rank};
+pub use assign::{efficiency, lanes_of_rank, standby_lanes};
 pub use error::DatasetError;
 pub use manifest::{CorpusManifest, Shard};
 pub use mixing::{Compared, Mixing};
@@ -81,9 +87,11 @@ pub use store::{Entry, Store, StoreError, read_url};
 
 #[cfg(feature = "read")]
 pub use {
+    augment::{Frame, View},
     corpus::{Corpus, read_rows, read_texts},
     decode::normalise,
     example::Example,
+    held::rows_bytes,
     hollow::hollow_shard,
     loader::{LaneBatch, Loader, LoaderOptions, StepBatch},
     prepare::{Prepared, Progress, prepare},

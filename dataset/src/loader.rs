@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use ringmaster_proto::spec::Augment;
 use ringmaster_proto::{Lane, Step};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::View;
 use crate::corpus::Corpus;
 use crate::decode::{Decoder, DecoderPool};
 use crate::error::DatasetError;
 use crate::example::Example;
-use crate::plan::{Plan, RowRef, Slot};
+use crate::held::Held;
+use crate::plan::{Plan, RowRef};
 use crate::reader::Reader;
 use crate::refusal::Refusal;
 use crate::rows::EncodedRow;
@@ -30,6 +33,9 @@ const SECOND_LOOKS_MAX: u32 = 4;
 pub struct LoaderOptions {
     /// The rank's lanes.
     pub lanes: Range<u32>,
+    /// Lanes that it may have to take over, whose next rows are kept too; see
+    /// [`crate::assign::standby_lanes`].
+    pub standby: Vec<u32>,
     /// The first step.
     pub from: Step,
     /// The step after the last.
@@ -38,6 +44,8 @@ pub struct LoaderOptions {
     pub image_size: usize,
     /// Whether JPEGs that shrink by two or more are decoded smaller.
     pub dct_scaling: bool,
+    /// How pictures are changed, if they are.
+    pub augment: Option<Augment>,
     /// Finished steps that may wait; at least 1.
     pub prefetch_steps: usize,
     /// Threads that decode; at least 1.
@@ -80,6 +88,7 @@ impl Loader {
         let producer = Producer {
             plan: Arc::clone(&corpus.plan),
             reader: Arc::clone(&corpus.reader),
+            held: Arc::clone(&corpus.held),
             runtime: runtime.clone(),
             cancel: cancel.clone(),
             decoders: DecoderPool::new(options.threads, || {
@@ -128,6 +137,7 @@ impl Drop for Loader {
 struct Producer {
     plan: Arc<Plan>,
     reader: Arc<Reader>,
+    held: Arc<Held>,
     runtime: Handle,
     cancel: CancellationToken,
     decoders: DecoderPool,
@@ -137,19 +147,23 @@ struct Producer {
 impl Producer {
     fn run(mut self, batches: &SyncSender<Result<StepBatch, DatasetError>>) {
         let LoaderOptions { from, to, .. } = self.options;
+        self.held.serve(&self.options.lanes, &self.options.standby);
         let mut lanes: Vec<LaneWindows> = self
             .options
             .lanes
             .clone()
             .map(|lane| {
-                let source = (Arc::clone(&self.plan), Arc::clone(&self.reader));
                 let ends = (self.cancel.clone(), self.runtime.clone());
-                LaneWindows::start(source, Lane(lane), (from, to), ends)
+                LaneWindows::start(&self.held, Lane(lane), (from, to), ends)
             })
             .collect();
         for step in (from.0..to.0).map(Step) {
             let batch = self.batch(step, &mut lanes);
             let failed = batch.is_err();
+            // After the first rows of its own lanes, which somebody waits for.
+            let last = Step(to.0.saturating_sub(1));
+            self.held
+                .stand_by(&self.options.standby, (step, last), &self.runtime);
             if batches.send(batch).is_err() || failed {
                 return;
             }
@@ -158,23 +172,25 @@ impl Producer {
 
     /// The rows of a step, decoded all at once.
     fn batch(&mut self, step: Step, lanes: &mut [LaneWindows]) -> Result<StepBatch, DatasetError> {
+        let (augment, seed) = (self.options.augment.as_ref(), self.plan.spec().seed);
         let mut wanted = Vec::new();
         for lane in lanes.iter_mut() {
-            for slot in self.plan.slots(step, lane.lane()) {
-                wanted.push(slot.map(|slot| stored(slot, lane)).transpose()?);
+            for (position, row) in (0..).zip(lane.step(step)?) {
+                let view = View::draw(augment, seed, (step, lane.lane(), position));
+                wanted.push(row.map(|(row, stored)| (row, stored, view)));
             }
         }
-        let decode = |row: &Option<(RowRef, EncodedRow)>, decoder: &mut Decoder| {
+        let decode = |row: &Option<(RowRef, EncodedRow, View)>, decoder: &mut Decoder| {
             row.as_ref()
-                .map(|(row, stored)| Example::decode(*row, stored, decoder))
+                .map(|(row, stored, view)| Example::decode(*row, stored, view, decoder))
         };
         let decoded = self.decoders.map(&wanted, decode);
         let lane_batch = wanted.len() / lanes.len().max(1);
         let mut examples = Vec::with_capacity(wanted.len());
         for (row, decoded) in wanted.into_iter().zip(decoded) {
             examples.push(match (row, decoded) {
-                (Some((row, stored)), Some(Err(reason))) => {
-                    self.second_look(row, stored, reason)?
+                (Some((row, stored, view)), Some(Err(reason))) => {
+                    self.second_look(row, stored, &view, reason)?
                 }
                 (_, Some(Ok(example))) => example,
                 (_, None) | (None, _) => Example::padding(self.options.image_size),
@@ -197,6 +213,7 @@ impl Producer {
         &mut self,
         row: RowRef,
         mut stored: EncodedRow,
+        view: &View,
         mut reason: Refusal,
     ) -> Result<Example, DatasetError> {
         let (shard, row_group) = self.reader.place(row.row_group);
@@ -211,7 +228,7 @@ impl Producer {
                 return Ok(Example::refused(row, reason, self.options.image_size));
             }
             stored = again;
-            match Example::decode(row, &stored, self.decoders.own()) {
+            match Example::decode(row, &stored, view, self.decoders.own()) {
                 Ok(example) => return Ok(example),
                 Err(error) => reason = error,
             }
@@ -222,11 +239,4 @@ impl Producer {
         );
         Err(DatasetError::Corrupt { shard, reason })
     }
-}
-
-/// A copy of the row in `slot`: the window it lies in may be gone before the step is decoded.
-fn stored(slot: Slot, lane: &mut LaneWindows) -> Result<(RowRef, EncodedRow), DatasetError> {
-    let row = lane.rows(slot.window)?.get(slot.index);
-    let row = row.ok_or(DatasetError::LoaderDied)?;
-    Ok((slot.row, row.clone()))
 }

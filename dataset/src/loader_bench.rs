@@ -1,13 +1,13 @@
 //! What the way from Parquet to normalised pixels costs: each part alone, and all of it as training
 //! does it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringmaster_proto::{Lane, RunSpec, Step};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::View;
 use crate::corpus::Corpus;
 use crate::decode::{self, Decoded, Decoder, DecoderPool};
 use crate::error::DatasetError;
@@ -92,19 +92,21 @@ impl LoaderBench {
         let mut decoder = self.decoder();
         let decoded: Vec<Decoded> = pictures
             .iter()
-            .filter_map(|picture| decoder.decode_only(picture).ok())
+            .filter_map(|picture| decoder.decode_only(picture, &View::WHOLE).ok())
             .take(DECODED)
             .collect();
         let first = decoded.first().ok_or(DatasetError::LoaderDied)?;
-        let small = decoder.resize(first).unwrap_or_default();
+        let small = decoder.resize(first, &View::WHOLE).unwrap_or_default();
         let mut values = vec![0.0; small.len()];
         let read = self.read(part)?;
         let decode = rate(part, &pictures, |picture| {
-            if let Ok(decoded) = decoder.decode_only(picture) {
+            if let Ok(decoded) = decoder.decode_only(picture, &View::WHOLE) {
                 decoder.reuse(decoded);
             }
         });
-        let resize = rate(part, &decoded, |picture| drop(decoder.resize(picture)));
+        let resize = rate(part, &decoded, |picture| {
+            drop(decoder.resize(picture, &View::WHOLE))
+        });
         let normalise = rate(part, &[small], |pixels| {
             decode::normalise(pixels, &mut values);
         });
@@ -135,13 +137,13 @@ impl LoaderBench {
     }
 
     fn windows(&self) -> Vec<LaneWindows> {
+        // What an earlier measurement read is not to be found.
+        let held = &self.corpus.held;
+        held.clear();
+        held.serve(&(0..self.lanes), &[]);
         let start = |lane| {
-            let source = (
-                Arc::clone(&self.corpus.plan),
-                Arc::clone(&self.corpus.reader),
-            );
             let ends = (CancellationToken::new(), self.runtime.clone());
-            LaneWindows::start(source, Lane(lane), (Step(0), Step(STEPS)), ends)
+            LaneWindows::start(held, Lane(lane), (Step(0), Step(STEPS)), ends)
         };
         (0..self.lanes).map(start).collect()
     }
@@ -151,11 +153,8 @@ impl LoaderBench {
         let mut lanes = self.windows();
         for step in 0..STEPS {
             for lane in &mut lanes {
-                for slot in self.corpus.plan.slots(Step(step), lane.lane()) {
-                    let Some(slot) = slot else { continue };
-                    let row = lane.rows(slot.window)?.get(slot.index);
-                    let picture = row.and_then(|row| row.image.as_deref());
-                    if !visit(picture.unwrap_or_default()) {
+                for (_, row) in lane.step(Step(step))?.into_iter().flatten() {
+                    if !visit(row.image.as_deref().unwrap_or_default()) {
                         return Ok(());
                     }
                 }
@@ -198,13 +197,16 @@ impl LoaderBench {
     fn whole(&self, time: Duration) -> Result<f64, DatasetError> {
         let options = LoaderOptions {
             lanes: 0..self.lanes,
+            standby: Vec::new(),
             from: Step(0),
             to: Step(STEPS),
             image_size: self.image_size,
             dct_scaling: self.dct_scaling,
+            augment: None,
             prefetch_steps: AHEAD,
             threads: self.threads,
         };
+        self.corpus.held.clear();
         let mut loader = Loader::start(&self.corpus, options, &self.runtime);
         let mut values = vec![0.0; 3 * self.image_size * self.image_size];
         loader.next_blocking().transpose()?;

@@ -54,6 +54,13 @@ pub struct PlanSpec {
     pub shuffle_rows: u64,
 }
 
+impl PlanSpec {
+    /// Rows of a lane that are shuffled together.
+    pub fn window_rows(&self) -> u64 {
+        (self.shuffle_rows / u64::from(self.lanes)).max(1)
+    }
+}
+
 impl From<&RunSpec> for PlanSpec {
     fn from(spec: &RunSpec) -> Self {
         Self {
@@ -161,7 +168,7 @@ impl Plan {
         Ok(Self {
             spec,
             first_row,
-            window_rows: (spec.shuffle_rows / u64::from(spec.lanes)).max(1),
+            window_rows: spec.window_rows(),
             orders: Mutex::new(Vec::new()),
         })
     }
@@ -280,6 +287,17 @@ impl Plan {
         WindowId {
             epoch: epoch + 1,
             number: 0,
+        }
+    }
+
+    /// The window of the first row that `lane` contributes to the step after `step` updates, or of the last
+    /// that it had.
+    pub fn window_of(&self, step: Step, lane: Lane) -> WindowId {
+        let first = step.0 % self.steps_per_epoch() * u64::from(self.spec.lane_batch);
+        let last = self.lane_rows(lane).saturating_sub(1);
+        WindowId {
+            epoch: step.0 / self.steps_per_epoch(),
+            number: first.min(last) / self.window_rows,
         }
     }
 

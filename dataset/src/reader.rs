@@ -79,6 +79,18 @@ impl Reader {
         self.groups.iter().map(|(_, _, rows)| *rows)
     }
 
+    /// What is stored of a row of `row_group`, bytes: the mean of its shard.
+    pub(crate) fn row_bytes(&self, row_group: u32) -> u64 {
+        let (at, ..) = self.groups[row_group as usize];
+        let shard = &self.manifest.shards[at];
+        let rows: u64 = shard
+            .row_groups
+            .iter()
+            .map(|(_, rows)| u64::from(*rows))
+            .sum();
+        shard.bytes / rows.max(1)
+    }
+
     /// URL of the shard that holds `row_group`, and the row group's number within it.
     pub(crate) fn place(&self, row_group: u32) -> (String, u32) {
         let (at, number, _) = self.groups[row_group as usize];

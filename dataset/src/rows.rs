@@ -40,6 +40,26 @@ pub(crate) struct EncodedRow {
     pub(crate) utf8: bool,
 }
 
+impl EncodedRow {
+    /// Memory that it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let Texts {
+            caption,
+            question,
+            answer,
+            template,
+            objects,
+            hypothesis,
+            label,
+        } = &self.texts;
+        let texts = [caption, question, answer, template, hypothesis, label];
+        let texts = texts.into_iter().flatten().map(String::len);
+        let objects = objects.iter().map(|text| text.len() + size_of::<String>());
+        let image = self.image.as_ref().map_or(0, Vec::len);
+        (size_of::<Self>() + image + texts.chain(objects).sum::<usize>()) as u64
+    }
+}
+
 /// The leaf columns to read; without `images`, text only.
 pub(crate) fn projection(
     columns: &ColumnMap,

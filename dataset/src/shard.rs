@@ -132,7 +132,13 @@ impl OpenShard {
         wanted: &Wanted,
         fetcher: &Arc<Fetcher>,
     ) -> Result<Vec<EncodedRow>, DatasetError> {
-        let of_parquet = |error| of_parquet(&self.url, error);
+        let of_parquet = |error| match of_parquet(&self.url, error) {
+            DatasetError::Corrupt { shard, reason } => {
+                let reason = format!("row group {}: {reason}", wanted.row_group);
+                DatasetError::Corrupt { shard, reason }
+            }
+            error => error,
+        };
         let Wanted { rows, images, .. } = wanted;
         let schema = self.metadata.parquet_schema();
         let projection = projection(&self.columns, schema, *images);

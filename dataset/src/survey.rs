@@ -9,6 +9,7 @@ use image::ImageReader;
 use ringmaster_proto::spec::Columns;
 use zune_jpeg::JpegDecoder;
 
+use crate::augment::View;
 use crate::decode::Decoder;
 use crate::error::DatasetError;
 use crate::example::Example;
@@ -133,7 +134,8 @@ async fn look(
             SeenRow {
                 picture_bytes: picture.len(),
                 picture_size: size_of(picture),
-                decoded: Example::decode(of, &stored, &mut decoder).map_err(|why| why.to_string()),
+                decoded: Example::decode(of, &stored, &View::WHOLE, &mut decoder)
+                    .map_err(|why| why.to_string()),
                 ..unseen(row)
             }
         };

@@ -1,4 +1,4 @@
-//! The windows of one lane: the one in use, and the next one on its way.
+//! The windows of one lane, as its steps go through them.
 
 use std::sync::Arc;
 
@@ -6,55 +6,46 @@ use futures::{StreamExt, TryStreamExt, stream};
 use ringmaster_proto::{Lane, Step};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::DatasetError;
-use crate::plan::{Plan, WindowId};
-use crate::reader::Reader;
+use crate::held::{Held, Rows, Whose};
+use crate::plan::{RowRef, WindowId};
 use crate::rows::EncodedRow;
 
-/// Row groups of one window that are read at once.
-const SEGMENTS_IN_FLIGHT: usize = 4;
+/// Rows without room in their window that are read at once.
+const LATE_IN_FLIGHT: usize = 8;
 
-type Rows = Vec<EncodedRow>;
-
-/// Holds at most two windows of encoded rows.
+/// One lane's way through its windows.
 pub(crate) struct LaneWindows {
-    plan: Arc<Plan>,
-    reader: Arc<Reader>,
+    held: Arc<Held>,
     lane: Lane,
     /// The first step that is not wanted: what only later steps use is not fetched.
     to: Step,
     cancel: CancellationToken,
     runtime: Handle,
-    current: Option<(WindowId, Rows)>,
-    next: Option<(WindowId, AbortOnDropHandle<Result<Rows, DatasetError>>)>,
+    current: Option<(WindowId, Arc<Rows>)>,
 }
 
 impl LaneWindows {
     /// Starts fetching what `lane` needs first.
     pub(crate) fn start(
-        (plan, reader): (Arc<Plan>, Arc<Reader>),
+        held: &Arc<Held>,
         lane: Lane,
         (from, to): (Step, Step),
         (cancel, runtime): (CancellationToken, Handle),
     ) -> Self {
-        let (current, next) = (None, None);
-        let mut windows = Self {
-            plan,
-            reader,
+        if from < to {
+            let first = held.plan.window_of(from, lane);
+            held.want(lane, first, Whose::Own, &runtime);
+        }
+        Self {
+            held: Arc::clone(held),
             lane,
             to,
             cancel,
             runtime,
-            current,
-            next,
-        };
-        let first = windows.plan.slots(from, lane).into_iter().flatten().next();
-        if let Some(slot) = first {
-            windows.fetch(slot.window);
+            current: None,
         }
-        windows
     }
 
     /// Which lane.
@@ -62,41 +53,64 @@ impl LaneWindows {
         self.lane
     }
 
-    /// The rows of `window`, in the order of [`Plan::segments`]. Waits for them, and starts
-    /// fetching the window after. Call from a thread outside the runtime.
-    pub(crate) fn rows(&mut self, window: WindowId) -> Result<&[EncodedRow], DatasetError> {
-        if self.current.as_ref().is_none_or(|(id, _)| *id != window) {
-            // The old window goes first: two are the most a lane holds.
-            self.current = None;
-            if self.next.as_ref().is_none_or(|(id, _)| *id != window) {
-                self.fetch(window);
-            }
-            let (_, fetch) = self.next.take().ok_or(DatasetError::LoaderDied)?;
-            let fetched = self
-                .runtime
-                .block_on(self.cancel.run_until_cancelled(fetch));
-            let rows = fetched
-                .and_then(Result::ok)
-                .ok_or(DatasetError::LoaderDied)??;
-            self.current = Some((window, rows));
-            let after = self.plan.next_window(self.lane, window);
-            if self.plan.first_step(after) < self.to {
-                self.fetch(after);
-            }
+    /// Copies of the rows of a step, as [`crate::Plan::rows`] lists them: a window may be gone before they
+    /// are decoded. Waits for them. Call from a thread outside the runtime.
+    pub(crate) fn step(
+        &mut self,
+        step: Step,
+    ) -> Result<Vec<Option<(RowRef, EncodedRow)>>, DatasetError> {
+        let mut rows = Vec::new();
+        for slot in self.held.plan.slots(step, self.lane) {
+            let Some(slot) = slot else {
+                rows.push(None);
+                continue;
+            };
+            self.reach(slot.window, step)?;
+            let window = self.current.as_ref();
+            let row = window.and_then(|(_, window)| window.rows.get(slot.index));
+            rows.push(Some((slot.row, row.cloned().flatten())));
         }
-        Ok(self.current.as_ref().map_or(&[], |(_, rows)| rows))
+        let missing = |row: &(RowRef, Option<EncodedRow>)| row.1.is_none().then_some(row.0);
+        let late = self.late(rows.iter().flatten().filter_map(missing).collect())?;
+        let mut late = late.into_iter();
+        let whole = rows.into_iter().map(|row| {
+            let with_row = |(row, stored): (RowRef, Option<EncodedRow>)| {
+                let stored = stored.or_else(|| late.next());
+                Ok((row, stored.ok_or(DatasetError::LoaderDied)?))
+            };
+            row.map(with_row).transpose()
+        });
+        whole.collect()
     }
 
-    fn fetch(&mut self, window: WindowId) {
-        let segments = self.plan.segments(self.lane, window);
-        let reader = Arc::clone(&self.reader);
-        let fetch = async move {
-            stream::iter(segments)
-                .map(|segment| reader.read(segment.row_group, segment.rows, true))
-                .buffered(SEGMENTS_IN_FLIGHT)
-                .try_concat()
-                .await
-        };
-        self.next = Some((window, AbortOnDropHandle::new(self.runtime.spawn(fetch))));
+    /// Waits for `window` unless it is in use, and starts fetching the one after.
+    fn reach(&mut self, window: WindowId, step: Step) -> Result<(), DatasetError> {
+        if self.current.as_ref().is_none_or(|(id, _)| *id != window) {
+            self.current = None;
+            let rows = self.held.rows(self.lane, window, &self.runtime);
+            let rows = self.runtime.block_on(self.cancel.run_until_cancelled(rows));
+            self.current = Some((window, rows.ok_or(DatasetError::LoaderDied)??));
+            let after = self.held.plan.next_window(self.lane, window);
+            if self.held.plan.first_step(after) < self.to {
+                self.held.want(self.lane, after, Whose::Own, &self.runtime);
+            }
+        }
+        let after = self.held.plan.next_window(self.lane, window);
+        self.held.keep(self.lane, step, after);
+        Ok(())
+    }
+
+    /// Rows that their window had no room for.
+    fn late(&self, rows: Vec<RowRef>) -> Result<Vec<EncodedRow>, DatasetError> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reader = &self.held.reader;
+        let read = stream::iter(rows)
+            .map(|row| reader.read(row.row_group, row.row..row.row + 1, true))
+            .buffered(LATE_IN_FLIGHT)
+            .try_concat();
+        let read = self.runtime.block_on(self.cancel.run_until_cancelled(read));
+        read.ok_or(DatasetError::LoaderDied)?
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use ringmaster_dataset::plan::{Plan, PlanError, PlanSpec, RowRef};
-use ringmaster_dataset::{efficiency, lanes_of_rank};
+use ringmaster_dataset::{efficiency, lanes_of_rank, standby_lanes};
 use ringmaster_proto::{Lane, Rank, Step, WorldSize};
 
 #[derive(Clone, Debug)]
@@ -154,6 +154,11 @@ proptest! {
             for pair in met.windows(2) {
                 prop_assert_eq!(plan.next_window(lane, pair[0]), pair[1]);
             }
+            for step in (0..2 * steps).map(Step) {
+                if let Some(Some(first)) = plan.slots(step, lane).first() {
+                    prop_assert_eq!(plan.window_of(step, lane), first.window);
+                }
+            }
         }
     }
 
@@ -171,6 +176,26 @@ proptest! {
         prop_assert!(most - least <= 1);
         let busy = f64::from(lanes) / (f64::from(world) * *most as f64);
         prop_assert!((efficiency(lanes, WorldSize(world)) - busy).abs() < 1e-12);
+    }
+
+    /// The oracle lets every other rank die.
+    #[test]
+    fn a_rank_stands_by_for_what_it_would_own_if_any_one_other_were_gone(
+        lanes in 1_u32..60,
+        world in 1_u32..20,
+    ) {
+        for rank in 0..world {
+            let own = lanes_of_rank(lanes, Rank(rank), WorldSize(world));
+            let mut others = BTreeSet::new();
+            for dead in (0..world).filter(|dead| *dead != rank) {
+                let survivors: Vec<u32> = (0..world).filter(|r| *r != dead).collect();
+                let place = survivors.iter().position(|r| *r == rank).unwrap() as u32;
+                let after = lanes_of_rank(lanes, Rank(place), WorldSize(world - 1));
+                others.extend(after.filter(|lane| !own.contains(lane)));
+            }
+            let expected: Vec<u32> = others.into_iter().collect();
+            prop_assert_eq!(standby_lanes(lanes, Rank(rank), WorldSize(world)), expected);
+        }
     }
 }
 

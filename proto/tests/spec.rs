@@ -40,6 +40,13 @@ fn an_impossible_combination_names_its_key() {
         ("train.lr=-1", "train.lr"),
         ("checkpoint.every=0", "checkpoint.every"),
         ("checkpoint.keep_every=7", "checkpoint.keep_every"),
+        ("data.augment.scale=[0.0, 1.0]", "data.augment.scale"),
+        ("data.augment.scale=[0.5, 0.4]", "data.augment.scale"),
+        ("data.augment.scale=[0.5, 1.1]", "data.augment.scale"),
+        ("data.augment.scale=[nan, 1.0]", "data.augment.scale"),
+        ("data.augment.ratio=[0.0, 1.0]", "data.augment.ratio"),
+        ("data.augment.ratio=[1.0, inf]", "data.augment.ratio"),
+        ("data.augment.flip=1.5", "data.augment.flip"),
     ] {
         let error = RunSpec::parse("", &[set.to_owned()])
             .unwrap_err()
@@ -80,11 +87,14 @@ fn a_resume_may_change_length_and_membership_but_not_bits() {
         "eval.rows=0",
         "train.overlap=false",
         "train.transport=tcp",
+        "data.takeover=false",
         "data.cache={ path = \"/tmp/x\", bytes = 100_000_000 }",
     ];
     let refused = [
         "train.lr=0.1",
         "data.lanes=8",
+        "data.augment.flip=0.5",
+        "data.augment={ scale = [0.5, 1.0] }",
         "run.seed=2",
         "model.width=64",
     ];

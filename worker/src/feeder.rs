@@ -84,21 +84,24 @@ pub(crate) struct Feeder {
 }
 
 impl Feeder {
-    /// Starts reading the batches of `lanes` from step `from` to the end of the run.
+    /// Starts reading the batches of `lanes`, and ahead for those that may be taken over, from step `from` to the end of the run.
     pub(crate) fn start(
         corpus: &Arc<Corpus>,
         spec: &Arc<RunSpec>,
         lanes: Range<u32>,
+        standby: Vec<u32>,
         from: Step,
         to: Step,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Self, WorkerError> {
         let options = LoaderOptions {
             lanes,
+            standby,
             from,
             to,
             image_size: spec.model.image_size,
             dct_scaling: spec.data.dct_scaling,
+            augment: spec.data.augment.clone(),
             prefetch_steps: AHEAD,
             threads: decoder_threads(),
         };

@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use ringmaster_agent::Form;
-use ringmaster_dataset::{Corpus, Store, lanes_of_rank};
+use ringmaster_dataset::{Corpus, Store, lanes_of_rank, standby_lanes};
 use ringmaster_proto::auth::RunToken;
 use ringmaster_proto::spec::Transport;
 use ringmaster_proto::v1::worker_report::Body;
@@ -236,12 +236,25 @@ impl Session {
         let span = tracing::info_span!("generation", generation, rank);
         let _entered = span.enter();
         let lanes = lanes_of_rank(self.spec.data.lanes, active.rank, active.world);
+        let standby = if self.spec.data.takeover {
+            standby_lanes(self.spec.data.lanes, active.rank, active.world)
+        } else {
+            Vec::new()
+        };
         let from = Step(self.trainer.step_count());
         let to = Step(self.corpus.total_steps);
         if from >= to {
             return self.reach(active, Boundary::Finished);
         }
-        let mut feeder = Feeder::start(&self.corpus, &self.spec, lanes, from, to, &self.runtime)?;
+        let mut feeder = Feeder::start(
+            &self.corpus,
+            &self.spec,
+            lanes,
+            standby,
+            from,
+            to,
+            &self.runtime,
+        )?;
         loop {
             let span = tracing::info_span!("step", step = self.trainer.step_count());
             let _entered = span.enter();

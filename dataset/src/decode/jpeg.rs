@@ -5,32 +5,38 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
+use super::area::shown;
 use super::picture::{Decoded, Picture, orientation};
 use super::{BadImage, check_size, refused, scaled};
+use crate::augment::View;
 
 /// Longest side, pixels: what the format can say at most.
 const SIDE_MAX: usize = 65_535;
 
-/// The pixels. With `at_least` a picture that would still be that many pixels a side at a
-/// half, a quarter or an eighth of its size is decoded to that. `spare` is memory to decode into.
+/// The pixels. With `at_least` a picture of which the part that is shown would still be that many pixels a
+/// side at a half, a quarter or an eighth of its size is decoded to that. `spare` is memory to decode into.
 pub(super) fn decode(
     encoded: &[u8],
-    at_least: Option<usize>,
+    at_least: Option<(usize, &View)>,
     mut spare: Vec<u8>,
 ) -> Result<Decoded, BadImage> {
     let mut decoder = open(encoded)?;
     let (width, height) = decoder.dimensions().unwrap_or((0, 0));
     let exif = decoder.exif().map(Vec::as_slice);
     let turn = orientation(exif, decoder.xmp().map(Vec::as_slice));
-    let by = at_least.map_or(1, |side| reduction(width.min(height), side));
+    let by = at_least.map_or(1, |(side, view)| {
+        let shown = shown(view, (width, height), turn);
+        reduction(shown.width.min(shown.height), side)
+    });
     if by > 1
         && let Some(picture) = scaled::decode(encoded, (width, height), by)
     {
-        let covers = (width as f64 / by as f64, height as f64 / by as f64);
+        let stored = (width, height);
         return Ok(Decoded {
             picture,
             turn,
-            covers,
+            stored,
+            by,
         });
     }
     let values = width * height * 3;

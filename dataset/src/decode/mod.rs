@@ -18,9 +18,13 @@
 //! levels on average, 1 at most). That is 0.5 levels on average from the whole picture resized, for
 //! pictures like photographs, and over the fixtures 0.7 on average and 5 at most; `draft` itself is as far.
 //!
+//! With a [`View`] of a part of a picture the part is what is resized, as Pillow's `crop` and then `resize`,
+//! and how much smaller a JPEG may be decoded follows from the part.
+//!
 //! Two things differ on purpose: 16-bit grey, which Pillow clips to white, and files without an end,
 //! which are refused.
 
+mod area;
 mod gif;
 mod jpeg;
 mod other;
@@ -31,12 +35,14 @@ mod scaled;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ::image::ImageFormat;
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
+use self::area::Area;
 pub(crate) use self::picture::Decoded;
 pub use self::picture::Picture;
 pub(crate) use self::pool::DecoderPool;
+use crate::augment::View;
 
 /// Longest encoded picture, bytes.
 pub const ENCODED_BYTES_MAX: usize = 32 << 20;
@@ -108,8 +114,14 @@ impl Decoder {
 
     /// Pixels of an encoded picture: RGB u8, `size` rows of `size` pixels.
     pub fn decode(&mut self, encoded: &[u8]) -> Result<Vec<u8>, BadImage> {
-        let decoded = self.decode_only(encoded)?;
-        let resized = self.resize(&decoded);
+        self.decode_view(encoded, &View::WHOLE)
+    }
+
+    /// [`Decoder::decode`] of what `view` shows: as if that part of the upright picture were all of it,
+    /// which is mirrored once it has its size.
+    pub fn decode_view(&mut self, encoded: &[u8], view: &View) -> Result<Vec<u8>, BadImage> {
+        let decoded = self.decode_only(encoded, view)?;
+        let resized = self.resize(&decoded, view);
         self.reuse(decoded);
         resized
     }
@@ -119,32 +131,44 @@ impl Decoder {
         self.spare = decoded.picture.rgb;
     }
 
-    /// The picture before it is resized.
-    pub(crate) fn decode_only(&mut self, encoded: &[u8]) -> Result<Decoded, BadImage> {
+    /// All of the picture before it is resized; for what `view` shows of it.
+    pub(crate) fn decode_only(&mut self, encoded: &[u8], view: &View) -> Result<Decoded, BadImage> {
         let spare = std::mem::take(&mut self.spare);
-        at_least(encoded, self.dct_scaling.then_some(self.size), spare)
+        let at_least_side = self.dct_scaling.then_some((self.size, view));
+        at_least(encoded, at_least_side, spare)
     }
 
-    /// The picture in the decoder's size, upright.
-    pub(crate) fn resize(&mut self, from: &Decoded) -> Result<Vec<u8>, BadImage> {
+    /// What `view` shows of the picture, in the decoder's size, upright.
+    pub(crate) fn resize(&mut self, from: &Decoded, view: &View) -> Result<Vec<u8>, BadImage> {
         let Picture { width, height, rgb } = &from.picture;
         let side = self.size as f64;
         let size = (self.size, self.size);
-        let fits = (*width, *height) == size && from.covers == (side, side);
+        let area = Area::of(from, view);
+        let fits = (*width, *height) == size && (area.width, area.height) == (side, side);
         let rgb = if fits {
             rgb.clone()
         } else {
-            let (across, down) = from.covers;
-            let options = self.options.crop(0.0, 0.0, across, down);
             let source = ImageRef::new(*width as u32, *height as u32, rgb, PixelType::U8x3);
+            let source = source.map_err(refused)?;
+            // The filter must not reach beyond the part: what lies there is not shown.
+            let part = area.around();
+            let [left, top, across, down] =
+                [part.left, part.top, part.width, part.height].map(|pixels| pixels as u32);
+            let source = CroppedImage::new(&source, left, top, across, down).map_err(refused)?;
+            let (x, y) = (area.left - f64::from(left), area.top - f64::from(top));
+            let options = self.options.crop(x, y, area.width, area.height);
             let mut target = Image::new(self.size as u32, self.size as u32, PixelType::U8x3);
             self.resizer
-                .resize(&source.map_err(refused)?, &mut target, &options)
+                .resize(&source, &mut target, &options)
                 .map_err(refused)?;
             target.into_vec()
         };
         let (width, height) = size;
-        Ok(Picture { width, height, rgb }.turned(from.turn).rgb)
+        let mut rgb = Picture { width, height, rgb }.turned(from.turn).rgb;
+        if view.is_mirrored() {
+            area::mirror(&mut rgb, width);
+        }
+        Ok(rgb)
     }
 }
 
@@ -154,9 +178,13 @@ pub fn picture(encoded: &[u8]) -> Result<Picture, BadImage> {
     Ok(picture.turned(turn))
 }
 
-/// The pixels of an encoded picture, which may be decoded smaller, though not below `side` pixels, and
-/// into `spare`.
-fn at_least(encoded: &[u8], side: Option<usize>, spare: Vec<u8>) -> Result<Decoded, BadImage> {
+/// The pixels of an encoded picture, which may be decoded smaller, though what is shown of it not below
+/// `side` pixels, and into `spare`.
+fn at_least(
+    encoded: &[u8],
+    side: Option<(usize, &View)>,
+    spare: Vec<u8>,
+) -> Result<Decoded, BadImage> {
     guarded(encoded, |codec| match codec {
         Codec::Jpeg => jpeg::decode(encoded, side, spare),
         Codec::Gif => gif::decode(encoded).map(Decoded::from),

@@ -19,15 +19,17 @@ pub(crate) struct Decoded {
     pub(crate) picture: Picture,
     /// How it is to be turned.
     pub(super) turn: Orientation,
-    /// How much of the pixels is picture, across and down: where it was decoded smaller, the last may be
-    /// so in part.
-    pub(super) covers: (f64, f64),
+    /// Pixels across and down that are stored.
+    pub(super) stored: (usize, usize),
+    /// How many of them a side became one here.
+    pub(super) by: usize,
 }
 
 impl From<Picture> for Decoded {
     fn from(picture: Picture) -> Self {
         Self {
-            covers: (picture.width as f64, picture.height as f64),
+            stored: (picture.width, picture.height),
+            by: 1,
             turn: Orientation::NoTransforms,
             picture,
         }

@@ -1,23 +1,19 @@
 //! JSON that may be longer than memory: entry by entry, never as a tree.
 
-use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::rc::Rc;
 
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 use serde::{Deserialize, Deserializer};
 
+use super::limited::{Budget, ENTRY_BYTES_MAX, Limited};
 use super::{foreign, unreadable};
 use crate::error::DatasetError;
-
-/// Longest entry of a file, bytes; real ones have a few thousand.
-const ENTRY_BYTES_MAX: u64 = 1 << 20;
 
 /// An id as people write it: a text or a number.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -126,50 +122,11 @@ fn parse<V: for<'de> Visitor<'de, Value = ()>>(
 ) -> Result<serde_json::Result<()>, DatasetError> {
     let budget = Budget::default();
     budget.one_entry();
-    let file = Limited {
-        inner: BufReader::new(open(path)?),
-        budget: budget.clone(),
-    };
+    let file = Limited::new(BufReader::new(open(path)?), &budget);
     let mut json = serde_json::Deserializer::from_reader(file);
     Ok(json
         .deserialize_map(visitor(budget))
         .and_then(|()| json.end()))
-}
-
-/// Bytes that may still be read for the entry at hand.
-#[derive(Clone, Default)]
-struct Budget(Rc<Cell<u64>>);
-
-impl Budget {
-    fn one_entry(&self) {
-        self.0.set(ENTRY_BYTES_MAX);
-    }
-
-    /// For what is skipped and takes no memory.
-    fn anything(&self) {
-        self.0.set(u64::MAX);
-    }
-}
-
-/// Fails rather than read an entry that is longer than any real one into memory.
-struct Limited<R> {
-    inner: R,
-    budget: Budget,
-}
-
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Budget(left) = &self.budget;
-        if left.get() == 0 {
-            let reason = format!("an entry has more than {ENTRY_BYTES_MAX} bytes");
-            return Err(io::Error::other(reason));
-        }
-        let most = usize::try_from(left.get()).unwrap_or(usize::MAX);
-        let most = most.min(buffer.len());
-        let read = self.inner.read(&mut buffer[..most])?;
-        left.set(left.get() - read as u64);
-        Ok(read)
-    }
 }
 
 /// An object of which one key holds the array that is streamed.

@@ -69,7 +69,8 @@ pub(super) fn read_lines<T: DeserializeOwned>(
     Ok(())
 }
 
-fn row(place: String, mut line: Line, pictures: &mut Pictures) -> Result<Row, String> {
+/// The row of a line, with its picture; an error is what is wrong with it.
+pub(super) fn row(place: String, mut line: Line, pictures: &mut Pictures) -> Result<Row, String> {
     let path = line.image.take().or(line.file_name.take());
     let path = path.ok_or("it names no image")?;
     let id = |id: Option<Id>| id.map(|id| id.to_string()).unwrap_or_default();

@@ -5,10 +5,12 @@
 //! is wrong with the whole file ends the reading.
 
 mod coco;
+mod csv;
 mod exclusion;
 mod gqa;
 mod json;
 mod jsonl;
+mod limited;
 mod parquet;
 mod pictures;
 mod run;
@@ -41,6 +43,8 @@ pub use tolerance::Tolerance;
 pub enum Format {
     /// A line of JSON per row, pictures in a folder.
     Jsonl,
+    /// A row of CSV per row, pictures in a folder.
+    Csv,
     /// Parquet with the pictures inside, as Hugging Face `datasets` writes it.
     Parquet,
     /// SNLI-VE: a line of JSON per pair, pictures of Flickr30k.
@@ -56,8 +60,9 @@ pub enum Format {
 }
 
 impl Format {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Jsonl, "jsonl"),
+        (Self::Csv, "csv"),
         (Self::Parquet, "parquet"),
         (Self::SnliVe, "snli-ve"),
         (Self::Vqa2, "vqa2"),
@@ -144,6 +149,7 @@ pub fn read(
     let visit = &mut |row: Result<Row, BadRow>| visit(row.and_then(usable));
     match source.format {
         Format::Jsonl => jsonl::read(source, visit),
+        Format::Csv => csv::read(source, visit),
         Format::Parquet => parquet::read(source, visit),
         Format::SnliVe => snli_ve::read(source, visit),
         Format::Vqa2 => vqa2::read(source, visit),

@@ -33,12 +33,14 @@ pub(crate) fn read_epoch(url: &str, run: &Path) -> Result<usize, DatasetError> {
     })?;
     let options = LoaderOptions {
         lanes: 0..4,
+        standby: Vec::new(),
         from: Step(0),
         to: Step(corpus.total_steps),
         image_size: SIDE,
         prefetch_steps: 2,
         threads: 1,
         dct_scaling: false,
+        augment: None,
     };
     let mut loader = Loader::start(&corpus, options, runtime.handle());
     let mut seen = std::collections::BTreeSet::new();

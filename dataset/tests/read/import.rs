@@ -127,7 +127,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// A row about one of six pictures, with at least a caption.
-fn any_row() -> impl Strategy<Value = Row> {
+pub(crate) fn any_row() -> impl Strategy<Value = Row> {
     let word = || "[a-zäé\"\\\\{},:. ]{0,12}[a-z]";
     let maybe = || prop::option::of(word());
     let objects = prop::collection::vec(word(), 0..4);

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use proptest::prelude::*;
-use ringmaster_dataset::{Corpus, Loader, LoaderOptions, StepBatch, read_rows, read_texts};
+use ringmaster_dataset::decode::Decoder;
+use ringmaster_dataset::{Corpus, Loader, LoaderOptions, StepBatch, View, read_rows, read_texts};
+use ringmaster_proto::spec::Augment;
 use ringmaster_proto::{Lane, RunSpec, Step};
 use tokio::runtime::Runtime;
 
@@ -43,13 +45,25 @@ impl Bench {
 
     /// With as many threads as there are lanes: their number must change nothing.
     fn load(&self, lanes: Range<u32>, from: u64, to: u64) -> Vec<StepBatch> {
+        self.load_with(None, lanes, from, to)
+    }
+
+    fn load_with(
+        &self,
+        augment: Option<&Augment>,
+        lanes: Range<u32>,
+        from: u64,
+        to: u64,
+    ) -> Vec<StepBatch> {
         let threads = lanes.len();
         let options = LoaderOptions {
             lanes,
+            standby: Vec::new(),
             from: Step(from),
             to: Step(to),
             image_size: SIDE,
             dct_scaling: false,
+            augment: augment.cloned(),
             prefetch_steps: 2,
             threads,
         };
@@ -120,6 +134,59 @@ proptest! {
     }
 }
 
+/// The oracle takes the views one by one: what a row shows depends on its place in the run alone.
+#[test]
+fn augmented_pictures_replay_bit_for_bit_from_any_step_and_for_any_split_of_lanes() {
+    let bench = Bench::new(&[20, 17], 7, &data(3, 4, 12));
+    let augment = Augment {
+        scale: Some([0.2, 0.9]),
+        ratio: [0.5, 2.0],
+        flip: 0.5,
+    };
+    let steps = bench.corpus.total_steps;
+    let load = |lanes, from| bench.load_with(Some(&augment), lanes, from, steps);
+    let whole = load(0..3, 0);
+    let (mut decoder, mut changed, mut seen) = (Decoder::new(SIDE), 0, BTreeMap::new());
+    for batch in &whole {
+        for lane in &batch.lanes {
+            for (position, example) in (0..).zip(&lane.examples) {
+                let Some(row) = example.row else { continue };
+                let view = View::draw(
+                    Some(&augment),
+                    bench.spec.run.seed,
+                    (batch.step, lane.lane, position),
+                );
+                let picture = png(&pixels(row.row_id), SIDE, SIDE);
+                assert_eq!(example.image, decoder.decode_view(&picture, &view).unwrap());
+                assert_eq!(example.caption, Some(caption(row.row_id)));
+                changed += u32::from(example.image != pixels(row.row_id));
+                seen.entry(row.row_id)
+                    .or_insert_with(Vec::new)
+                    .push(example.image.clone());
+            }
+        }
+    }
+    assert!(changed > 60, "{changed} of 74 rows");
+    let differ = seen
+        .values()
+        .filter(|images| images[0] != images[1])
+        .count();
+    assert!(
+        differ > 30,
+        "{differ} of 37 rows look otherwise in the second epoch"
+    );
+    for from in [1, 3, steps - 1] {
+        assert_eq!(load(0..3, from), whole[from as usize..]);
+    }
+    for cut in 1..3 {
+        let (left, right) = (load(0..cut, 0), load(cut..3, 0));
+        for ((left, right), whole) in left.into_iter().zip(right).zip(&whole) {
+            let lanes: Vec<_> = left.lanes.into_iter().chain(right.lanes).collect();
+            assert_eq!(lanes, whole.lanes);
+        }
+    }
+}
+
 #[test]
 fn a_row_of_refused_content_becomes_a_zero_weight_row_and_nothing_else_changes() {
     let bad = |id: u64| [3, 11, 12].contains(&id);
@@ -167,10 +234,12 @@ fn a_shard_that_changes_under_a_run_is_an_error_that_names_it() {
     });
     let options = LoaderOptions {
         lanes: 0..1,
+        standby: Vec::new(),
         from: Step(0),
         to: Step(4),
         image_size: SIDE,
         dct_scaling: false,
+        augment: None,
         prefetch_steps: 1,
         threads: 1,
     };
@@ -188,10 +257,12 @@ fn dropping_a_loader_that_nobody_reads_ends_it() {
     let bench = Bench::new(&[40], 4, &data(2, 1, 8));
     let options = LoaderOptions {
         lanes: 0..2,
+        standby: Vec::new(),
         from: Step(0),
         to: Step(40),
         image_size: SIDE,
         dct_scaling: false,
+        augment: None,
         prefetch_steps: 1,
         threads: 1,
     };

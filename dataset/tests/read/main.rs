@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_rows;
+mod checksums;
 mod corpora;
+mod csv;
 mod decode;
 mod economy;
 mod errors;
@@ -22,3 +24,4 @@ mod store;
 mod survey;
 mod texts;
 mod tokenizer;
+mod views;

@@ -3,18 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{CpuExtensions, FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use ringmaster_dataset::decode::{Decoder, Picture, picture};
 
 /// Side that the expected pictures are resized to.
-const SIDE: usize = 24;
+pub(crate) const SIDE: usize = 24;
 
 /// How far from Pillow pixels may be: on average and at most, of 255.
 #[derive(Clone, Copy, Debug)]
-struct Distance {
-    mean: f64,
-    most: u8,
+pub(crate) struct Distance {
+    pub(crate) mean: f64,
+    pub(crate) most: u8,
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -23,7 +23,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// Every picture: its name without ending, and its bytes.
-fn pictures() -> Vec<(String, String, Vec<u8>)> {
+pub(crate) fn pictures() -> Vec<(String, String, Vec<u8>)> {
     let paths = std::fs::read_dir(folder("pictures")).unwrap();
     let mut paths: Vec<PathBuf> = paths.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -46,7 +46,7 @@ fn expected(kind: &str, stem: &str) -> Picture {
     }
 }
 
-fn distance(found: &[u8], expected: &[u8]) -> Distance {
+pub(crate) fn distance(found: &[u8], expected: &[u8]) -> Distance {
     assert_eq!(found.len(), expected.len());
     let apart = found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b));
     let sum: u64 = apart.clone().map(u64::from).sum();
@@ -151,12 +151,21 @@ fn resizing_gives_the_same_pixels_with_every_vector_extension() {
             unsafe {
                 resizer.set_cpu_extensions(extensions);
             }
-            let source = ImageRef::new(width as u32, height as u32, &bytes, PixelType::U8x3);
+            let (width, height) = (width as u32, height as u32);
+            let source = ImageRef::new(width, height, &bytes, PixelType::U8x3).unwrap();
             let mut target = Image::new(224, 224, PixelType::U8x3);
-            resizer
-                .resize(&source.unwrap(), &mut target, &options)
-                .unwrap();
-            target.into_vec()
+            resizer.resize(&source, &mut target, &options).unwrap();
+            // A part of it, which ends within pixels.
+            let (left, top) = (width / 5, height / 3);
+            let part = CroppedImage::new(&source, left, top, width - left, height - top).unwrap();
+            let (across, down) = (
+                f64::from(width - left) - 0.5,
+                f64::from(height - top) - 0.25,
+            );
+            let options = options.crop(0.25, 0.125, across, down);
+            let mut of_part = Image::new(224, 224, PixelType::U8x3);
+            resizer.resize(&part, &mut of_part, &options).unwrap();
+            (target.into_vec(), of_part.into_vec())
         };
         let plain = resize(CpuExtensions::None);
         for extensions in extensions().into_iter().filter(CpuExtensions::is_supported) {

@@ -18,7 +18,7 @@ pub struct Change {
 }
 
 impl RunSpec {
-    /// Every key in which `after` differs from `self`. Steps, epochs, cache, overlap, transport,
+    /// Every key in which `after` differs from `self`. Steps, epochs, cache, takeover, overlap, transport,
     /// checkpoint, membership, evaluation and Kubernetes keys may change on resume; nothing else.
     pub fn changes(&self, after: &Self) -> Vec<Change> {
         let json = |spec: &Self| serde_json::to_value(spec).unwrap_or_default();
@@ -63,8 +63,9 @@ fn may_change(key: &str) -> bool {
         "eval.",
         "kubernetes.",
     ];
-    const KEYS: [&str; 6] = [
+    const KEYS: [&str; 7] = [
         "data.cache",
+        "data.takeover",
         "run.steps",
         "run.epochs",
         "run.store",

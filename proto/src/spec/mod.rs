@@ -19,9 +19,9 @@ pub use model::{
 pub use parse::SpecError;
 pub use resume::Resume;
 pub use sections::{
-    Auto, Cache, CheckpointSpec, Columns, DataSpec, EvalSpec, Every, InitSpec, InitWeights,
-    KubernetesSpec, MembershipSpec, Precision, Reduction, RunSection, Sampling, Source, TaskSpec,
-    TrainSpec, Transport, Validation,
+    Augment, Auto, Cache, CheckpointSpec, Columns, DataSpec, EvalSpec, Every, InitSpec,
+    InitWeights, KubernetesSpec, MembershipSpec, Precision, Reduction, RunSection, Sampling,
+    Source, TaskSpec, TrainSpec, Transport, Validation,
 };
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,7 @@ impl RunSpec {
         };
         let data = DataSpec {
             cache: None,
+            takeover: true,
             ..self.data.clone()
         };
         let bits = (

@@ -34,7 +34,8 @@ pub struct DataSpec {
     /// Examples a step takes from every lane; the global batch is `lanes * lane_batch`.
     pub lane_batch: u32,
     /// Rows shuffled together within windows, over all lanes. More mixes better and takes more
-    /// memory: a worker holds its share of encoded rows twice.
+    /// memory: a worker holds its share of encoded rows two and a half times. What `--dry-run` prints is
+    /// never exceeded: rows larger than most are read again, one by one, when their step comes.
     pub shuffle_rows: u64,
     /// Column names; found by convention where absent.
     pub columns: Columns,
@@ -46,11 +47,45 @@ pub struct DataSpec {
     /// an eighth of its size: faster, and pixels half a level of 255 apart on average. For
     /// training; evaluation decodes whole pictures.
     pub dct_scaling: bool,
+    /// Random changes of the pictures that are trained on; absent: none. Held-out rows are never changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
     /// A `tokenizer.json` to use; absent: a byte-level BPE is trained on the captions.
     pub tokenizer: Option<String>,
+    /// Whether a worker reads ahead for the lanes that it would have if another worker were gone, so that
+    /// taking over waits for no read. Reads about twice as much of the corpus, after the worker's own rows,
+    /// and holds about one and a half times as many encoded rows; changes no bit.
+    pub takeover: bool,
     /// A folder of each worker's machine that keeps what was read of the corpus; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+}
+
+/// `[data.augment]`: drawn from the seed for every row of every step, so that a redo, a resume and any
+/// number of workers see the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augment {
+    /// A picture is shown as a random box of it, of this share of its area: least and most, above 0 and at
+    /// most 1. Less teaches more about parts, and loses what the texts speak of. Absent: whole pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<[f64; 2]>,
+    /// Width over height of such a box: least and most.
+    pub ratio: [f64; 2],
+    /// Share of the pictures that are mirrored. Texts are not: a caption that says left or right is wrong
+    /// of a mirrored picture, and so is the answer to a question about letters.
+    pub flip: f64,
+}
+
+impl Default for Augment {
+    /// Nothing is changed.
+    fn default() -> Self {
+        Self {
+            scale: None,
+            ratio: [3.0 / 4.0, 4.0 / 3.0],
+            flip: 0.0,
+        }
+    }
 }
 
 /// A local copy of the parts of the corpus that were read last.

@@ -1,6 +1,6 @@
 //! Impossible values and combinations, each refused with its key and what would work.
 
-use super::{Every, ImageEncoder, RunSpec, SpecError, Validation};
+use super::{Augment, Every, ImageEncoder, RunSpec, SpecError, Validation};
 use crate::ids::is_name;
 
 /// A smaller cache of the corpus holds too little to be worth a disk.
@@ -25,6 +25,31 @@ fn require(
     } else {
         Err(refuse(key, value, reason))
     }
+}
+
+fn validate_augment(augment: &Augment) -> Result<(), SpecError> {
+    let told = |[least, most]: [f64; 2]| format!("[{least}, {most}]");
+    if let Some(scale @ [least, most]) = augment.scale {
+        require(
+            0.0 < least && least <= most && most <= 1.0,
+            "data.augment.scale",
+            told(scale),
+            "must be [least, most] with 0 < least <= most <= 1",
+        )?;
+    }
+    let ratio @ [narrow, wide] = augment.ratio;
+    require(
+        0.0 < narrow && narrow <= wide && wide.is_finite(),
+        "data.augment.ratio",
+        told(ratio),
+        "must be [least, most] with 0 < least <= most",
+    )?;
+    require(
+        (0.0..=1.0).contains(&augment.flip),
+        "data.augment.flip",
+        augment.flip,
+        "must be 0 to 1",
+    )
 }
 
 impl RunSpec {
@@ -93,6 +118,9 @@ impl RunSpec {
                 f,
                 "a fraction is 0 <= f < 1",
             )?;
+        }
+        if let Some(augment) = &data.augment {
+            validate_augment(augment)?;
         }
         if let Some(cache) = &data.cache {
             let (path, bytes) = (&cache.path, cache.bytes);

@@ -24,7 +24,7 @@ pub(crate) struct ImportArgs {
     /// Folder or URL below which shards are written; no Parquet may be there
     #[arg(long, value_name = "URL")]
     out: String,
-    /// Form of the data: jsonl, parquet, webdataset, coco, snli-ve, vqa2 or gqa
+    /// Form of the data: jsonl, csv, parquet, webdataset, coco, snli-ve, vqa2 or gqa
     #[arg(long, default_value_t = Format::Jsonl)]
     format: Format,
     /// Folder of the pictures [default: the folder of the rows]

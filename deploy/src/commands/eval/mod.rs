@@ -32,7 +32,7 @@ pub(crate) struct EvalArgs {
     /// the run's held-out rows
     #[arg(long, value_name = "URL|FILE")]
     data: Option<String>,
-    /// Form of the data: parquet, jsonl, vqa2, gqa or snli-ve
+    /// Form of the data: parquet, jsonl, csv, vqa2, gqa or snli-ve
     #[arg(long, requires = "data", default_value_t = Format::Parquet)]
     format: Format,
     /// VQA2's file of annotations
@@ -87,7 +87,9 @@ struct Stored {
 /// Evaluates, and says what came out.
 pub(crate) async fn run(args: EvalArgs) -> Result<Exit, CliError> {
     let metric = args.metric.unwrap_or(match args.format {
-        Format::Parquet | Format::Jsonl | Format::Coco | Format::WebDataset => Metric::Exact,
+        Format::Parquet | Format::Jsonl | Format::Csv | Format::Coco | Format::WebDataset => {
+            Metric::Exact
+        }
         Format::Vqa2 => Metric::Vqa2,
         Format::Gqa => Metric::Gqa,
         Format::SnliVe => Metric::SnliVe,

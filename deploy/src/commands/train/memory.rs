@@ -1,7 +1,8 @@
 //! What a worker will hold in memory, from sizes alone.
 
-use ringmaster_proto::RunSpec;
+use ringmaster_dataset::{PlanSpec, rows_bytes, standby_lanes};
 use ringmaster_proto::spec::{Fusion, ImageEncoder, ModelSpec};
+use ringmaster_proto::{Rank, RunSpec, WorldSize};
 use serde::Serialize;
 
 /// f32.
@@ -12,9 +13,6 @@ const SUM: u64 = 8;
 
 /// Steps of decoded pictures: two made ready ahead, one in use.
 const PICTURE_STEPS: u64 = 3;
-
-/// Windows of encoded rows that a lane holds: the one in use and the next.
-const WINDOWS: u64 = 2;
 
 /// Bytes by use; its field names are a contract. On a CPU both kinds share one memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,7 +37,7 @@ pub(super) struct WorkerMemory {
     pub(super) host_checkpoint_bytes: u64,
     /// Decoded pictures.
     pub(super) host_pictures_bytes: u64,
-    /// Encoded rows, as far as their size is known.
+    /// Encoded rows at most, as far as their size is known.
     pub(super) host_rows_bytes: Option<u64>,
 }
 
@@ -54,7 +52,16 @@ impl WorkerMemory {
         let lanes = u64::from(spec.data.lanes.div_ceil(workers.max(1)));
         let batch = u64::from(spec.data.lane_batch);
         let pixels = 3 * (spec.model.image_size as u64).pow(2);
-        let window_rows = (spec.data.shuffle_rows / u64::from(spec.data.lanes)).max(1);
+        let world = WorldSize(workers.max(1));
+        let standby = |rank| standby_lanes(spec.data.lanes, Rank(rank), world).len() as u64;
+        let standby = match spec.data.takeover {
+            true => (0..world.0).map(standby).max().unwrap_or(0),
+            false => 0,
+        };
+        let rows = |row| {
+            let (own, standby) = rows_bytes(&PlanSpec::from(spec), row, lanes, standby);
+            own + standby
+        };
         let exact = spec.train.reduction == ringmaster_proto::spec::Reduction::Exact;
         let averages = u64::from(spec.train.ema > 0.0);
         let state_vectors = 3 + averages;
@@ -75,7 +82,7 @@ impl WorkerMemory {
             host_checkpoint_bytes: 2 * state_vectors * parameters * FLOAT
                 / u64::from(workers.max(1)),
             host_pictures_bytes: PICTURE_STEPS * lanes * batch * pixels * FLOAT,
-            host_rows_bytes: row_bytes.map(|row| WINDOWS * lanes * window_rows * row),
+            host_rows_bytes: row_bytes.map(rows),
         }
     }
 
@@ -298,8 +305,10 @@ mod tests {
             (4000, 16_000)
         );
         assert_eq!(of(&["train.reduction=f32"]).host_exact_sums_bytes, 0);
-        // 2 of 4 lanes, each two windows of 8192 / 4 rows.
-        assert_eq!(memory.host_rows_bytes, Some(2 * 2 * 2048 * 10));
+        let (own, others) = rows_bytes(&PlanSpec::from(&spec(&[])), 10, 2, 2);
+        assert_eq!(memory.host_rows_bytes, Some(own + others));
+        let alone = of(&["data.takeover=false"]);
+        assert_eq!(alone.host_rows_bytes, Some(own));
         // 3 steps of 2 lanes of 16 pictures of 64 x 64.
         assert_eq!(memory.host_pictures_bytes, 3 * 2 * 16 * 3 * 64 * 64 * 4);
     }
