@@ -27,6 +27,8 @@ mod footer_cache;
 #[cfg(feature = "read")]
 mod hollow;
 #[cfg(feature = "read")]
+mod images;
+#[cfg(feature = "read")]
 pub mod import;
 pub mod ledger;
 #[cfg(feature = "read")]
@@ -44,6 +46,8 @@ pub mod photos;
 pub mod plan;
 #[cfg(feature = "read")]
 mod prepare;
+#[cfg(feature = "read")]
+mod producer;
 #[cfg(feature = "read")]
 mod questions;
 #[cfg(feature = "read")]
@@ -85,6 +89,7 @@ pub use {
     decode::normalise,
     example::Example,
     hollow::hollow_shard,
+    images::{Form, Images},
     loader::{LaneBatch, Loader, LoaderOptions, StepBatch},
     prepare::{Prepared, Progress, prepare},
     questions::{Asked, Question, QuestionBatch, QuestionOptions, Questions},

@@ -1,11 +1,10 @@
 //! The batches of a rank's lanes, made ahead of the training thread.
 //!
-//! One thread and its helpers decode; the runtime fetches. Position is the step alone: a loader started at any
+//! One thread asks for rows, others decode them, the runtime fetches. Position is the step alone: a loader started at any
 //! step yields what one started at 0 yields from there on.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use ringmaster_proto::{Lane, Step};
@@ -13,17 +12,10 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::corpus::Corpus;
-use crate::decode::{Decoder, DecoderPool};
 use crate::error::DatasetError;
 use crate::example::Example;
-use crate::plan::{Plan, RowRef, Slot};
-use crate::reader::Reader;
-use crate::refusal::Refusal;
-use crate::rows::EncodedRow;
-use crate::window::LaneWindows;
-
-/// How often a refused row is fetched again when its bytes keep changing.
-const SECOND_LOOKS_MAX: u32 = 4;
+use crate::images::{Form, Images};
+use crate::producer::{Pending, Producer};
 
 /// What a rank wants.
 #[derive(Clone, Debug)]
@@ -38,7 +30,10 @@ pub struct LoaderOptions {
     pub image_size: usize,
     /// Whether JPEGs that shrink by two or more are decoded smaller.
     pub dct_scaling: bool,
-    /// Finished steps that may wait; at least 1.
+    /// What is kept of the pictures.
+    pub form: Form,
+    /// Steps that may wait, decoded or not; at least 1. One more is on its way to them, and each has the
+    /// memory of its pictures.
     pub prefetch_steps: usize,
     /// Threads that decode; at least 1.
     pub threads: usize,
@@ -58,6 +53,8 @@ pub struct StepBatch {
 pub struct LaneBatch {
     /// The lane.
     pub lane: Lane,
+    /// The pictures of its examples, in their order.
+    pub images: Images,
     /// Exactly `lane_batch` examples.
     pub examples: Vec<Example>,
 }
@@ -65,7 +62,7 @@ pub struct LaneBatch {
 /// Handle of a running loader. Dropping it stops the thread and every fetch.
 #[derive(Debug)]
 pub struct Loader {
-    batches: Option<Receiver<Result<StepBatch, DatasetError>>>,
+    steps: Option<Receiver<Result<Pending, DatasetError>>>,
     thread: Option<JoinHandle<()>>,
     cancel: CancellationToken,
     remaining: u64,
@@ -74,24 +71,15 @@ pub struct Loader {
 impl Loader {
     /// Starts fetching and decoding. `runtime` does the fetching and must outlive the loader.
     pub fn start(corpus: &Corpus, options: LoaderOptions, runtime: &Handle) -> Self {
-        let (sender, batches) = sync_channel(options.prefetch_steps.max(1));
+        let (sender, steps) = sync_channel(options.prefetch_steps.max(1));
         let cancel = CancellationToken::new();
         let remaining = options.to.0.saturating_sub(options.from.0);
-        let producer = Producer {
-            plan: Arc::clone(&corpus.plan),
-            reader: Arc::clone(&corpus.reader),
-            runtime: runtime.clone(),
-            cancel: cancel.clone(),
-            decoders: DecoderPool::new(options.threads, || {
-                Decoder::new(options.image_size).with_dct_scaling(options.dct_scaling)
-            }),
-            options,
-        };
+        let producer = Producer::new(corpus, options, runtime, &cancel);
         let thread = std::thread::Builder::new().name("loader".into());
         // Without a thread the channel is closed, and the first batch is an error.
         let thread = thread.spawn(move || producer.run(&sender)).ok();
         Self {
-            batches: Some(batches),
+            steps: Some(steps),
             thread,
             cancel,
             remaining,
@@ -104,11 +92,9 @@ impl Loader {
         if self.remaining == 0 {
             return None;
         }
-        let next = self
-            .batches
-            .as_ref()
-            .and_then(|batches| batches.recv().ok());
+        let next = self.steps.as_ref().and_then(|steps| steps.recv().ok());
         let next = next.unwrap_or(Err(DatasetError::LoaderDied));
+        let next = next.and_then(Pending::finish);
         self.remaining = if next.is_ok() { self.remaining - 1 } else { 0 };
         Some(next)
     }
@@ -117,116 +103,10 @@ impl Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.cancel.cancel();
-        self.batches = None;
+        self.steps = None;
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has already been reported as an error.
             let _ = thread.join();
         }
     }
-}
-
-struct Producer {
-    plan: Arc<Plan>,
-    reader: Arc<Reader>,
-    runtime: Handle,
-    cancel: CancellationToken,
-    decoders: DecoderPool,
-    options: LoaderOptions,
-}
-
-impl Producer {
-    fn run(mut self, batches: &SyncSender<Result<StepBatch, DatasetError>>) {
-        let LoaderOptions { from, to, .. } = self.options;
-        let mut lanes: Vec<LaneWindows> = self
-            .options
-            .lanes
-            .clone()
-            .map(|lane| {
-                let source = (Arc::clone(&self.plan), Arc::clone(&self.reader));
-                let ends = (self.cancel.clone(), self.runtime.clone());
-                LaneWindows::start(source, Lane(lane), (from, to), ends)
-            })
-            .collect();
-        for step in (from.0..to.0).map(Step) {
-            let batch = self.batch(step, &mut lanes);
-            let failed = batch.is_err();
-            if batches.send(batch).is_err() || failed {
-                return;
-            }
-        }
-    }
-
-    /// The rows of a step, decoded all at once.
-    fn batch(&mut self, step: Step, lanes: &mut [LaneWindows]) -> Result<StepBatch, DatasetError> {
-        let mut wanted = Vec::new();
-        for lane in lanes.iter_mut() {
-            for slot in self.plan.slots(step, lane.lane()) {
-                wanted.push(slot.map(|slot| stored(slot, lane)).transpose()?);
-            }
-        }
-        let decode = |row: &Option<(RowRef, EncodedRow)>, decoder: &mut Decoder| {
-            row.as_ref()
-                .map(|(row, stored)| Example::decode(*row, stored, decoder))
-        };
-        let decoded = self.decoders.map(&wanted, decode);
-        let lane_batch = wanted.len() / lanes.len().max(1);
-        let mut examples = Vec::with_capacity(wanted.len());
-        for (row, decoded) in wanted.into_iter().zip(decoded) {
-            examples.push(match (row, decoded) {
-                (Some((row, stored)), Some(Err(reason))) => {
-                    self.second_look(row, stored, reason)?
-                }
-                (_, Some(Ok(example))) => example,
-                (_, None) | (None, _) => Example::padding(self.options.image_size),
-            });
-        }
-        let mut examples = examples.into_iter();
-        let lanes = lanes.iter().map(|lane| LaneBatch {
-            lane: lane.lane(),
-            examples: examples.by_ref().take(lane_batch).collect(),
-        });
-        Ok(StepBatch {
-            step,
-            lanes: lanes.collect(),
-        })
-    }
-
-    /// Only content may decide that a row is bad: it is fetched again, and refused when the same
-    /// bytes come back.
-    fn second_look(
-        &mut self,
-        row: RowRef,
-        mut stored: EncodedRow,
-        mut reason: Refusal,
-    ) -> Result<Example, DatasetError> {
-        let (shard, row_group) = self.reader.place(row.row_group);
-        for _ in 0..SECOND_LOOKS_MAX {
-            let only = row.row..row.row + 1;
-            let read = self.reader.read_past_caches(row.row_group, only);
-            let read = self.runtime.block_on(self.cancel.run_until_cancelled(read));
-            let again = read.ok_or(DatasetError::LoaderDied)??.pop();
-            let again = again.ok_or(DatasetError::LoaderDied)?;
-            if again == stored {
-                tracing::warn!(shard, row_group, row = row.row, %reason, "row refused");
-                return Ok(Example::refused(row, reason, self.options.image_size));
-            }
-            stored = again;
-            match Example::decode(row, &stored, self.decoders.own()) {
-                Ok(example) => return Ok(example),
-                Err(error) => reason = error,
-            }
-        }
-        let reason = format!(
-            "row {} of row group {row_group} has other bytes at each reading",
-            row.row
-        );
-        Err(DatasetError::Corrupt { shard, reason })
-    }
-}
-
-/// A copy of the row in `slot`: the window it lies in may be gone before the step is decoded.
-fn stored(slot: Slot, lane: &mut LaneWindows) -> Result<(RowRef, EncodedRow), DatasetError> {
-    let row = lane.rows(slot.window)?.get(slot.index);
-    let row = row.ok_or(DatasetError::LoaderDied)?;
-    Ok((slot.row, row.clone()))
 }

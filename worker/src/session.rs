@@ -241,7 +241,14 @@ impl Session {
         if from >= to {
             return self.reach(active, Boundary::Finished);
         }
-        let mut feeder = Feeder::start(&self.corpus, &self.spec, lanes, from, to, &self.runtime)?;
+        let mut feeder = Feeder::start(
+            &self.corpus,
+            &self.spec,
+            lanes,
+            (from, to),
+            self.trainer.form(),
+            &self.runtime,
+        )?;
         loop {
             let span = tracing::info_span!("step", step = self.trainer.step_count());
             let _entered = span.enter();

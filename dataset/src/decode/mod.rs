@@ -23,6 +23,7 @@
 
 mod gif;
 mod jpeg;
+mod normalise;
 mod other;
 mod picture;
 mod pool;
@@ -34,6 +35,8 @@ use ::image::ImageFormat;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
+pub use self::normalise::normalise;
+pub(crate) use self::normalise::normalise_to_bytes;
 pub(crate) use self::picture::Decoded;
 pub use self::picture::Picture;
 pub(crate) use self::pool::DecoderPool;
@@ -81,6 +84,8 @@ pub struct Decoder {
     dct_scaling: bool,
     /// Pixels of the last picture: large memory is dear to ask for anew.
     spare: Vec<u8>,
+    /// The same for its pixels in the decoder's size.
+    small: Vec<u8>,
     resizer: Resizer,
     options: ResizeOptions,
 }
@@ -95,6 +100,7 @@ impl Decoder {
             size,
             dct_scaling: false,
             spare: Vec::new(),
+            small: Vec::new(),
             resizer: Resizer::new(),
             options,
         }
@@ -108,10 +114,36 @@ impl Decoder {
 
     /// Pixels of an encoded picture: RGB u8, `size` rows of `size` pixels.
     pub fn decode(&mut self, encoded: &[u8]) -> Result<Vec<u8>, BadImage> {
+        let mut pixels = vec![0; self.values()];
+        self.decode_into(encoded, &mut pixels)?;
+        Ok(pixels)
+    }
+
+    /// The same into `out`, which takes as many bytes.
+    pub(crate) fn decode_into(&mut self, encoded: &[u8], out: &mut [u8]) -> Result<(), BadImage> {
         let decoded = self.decode_only(encoded)?;
-        let resized = self.resize(&decoded);
+        let resized = self.resize(&decoded, out);
         self.reuse(decoded);
         resized
+    }
+
+    /// The same to memory of the decoder, shown to `see`.
+    pub(crate) fn decode_with<R>(
+        &mut self,
+        encoded: &[u8],
+        see: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, BadImage> {
+        let mut small = std::mem::take(&mut self.small);
+        small.resize(self.values(), 0);
+        let decoded = self.decode_into(encoded, &mut small);
+        let seen = decoded.map(|()| see(&small));
+        self.small = small;
+        seen
+    }
+
+    /// Bytes of a decoded picture.
+    pub(crate) fn values(&self) -> usize {
+        3 * self.size * self.size
     }
 
     /// Takes back the memory of a picture that is no longer needed.
@@ -125,26 +157,35 @@ impl Decoder {
         at_least(encoded, self.dct_scaling.then_some(self.size), spare)
     }
 
-    /// The picture in the decoder's size, upright.
-    pub(crate) fn resize(&mut self, from: &Decoded) -> Result<Vec<u8>, BadImage> {
+    /// The picture in the decoder's size, upright, into `out`.
+    pub(crate) fn resize(&mut self, from: &Decoded, out: &mut [u8]) -> Result<(), BadImage> {
         let Picture { width, height, rgb } = &from.picture;
         let side = self.size as f64;
         let size = (self.size, self.size);
         let fits = (*width, *height) == size && from.covers == (side, side);
-        let rgb = if fits {
-            rgb.clone()
+        if fits {
+            out.copy_from_slice(rgb);
         } else {
             let (across, down) = from.covers;
             let options = self.options.crop(0.0, 0.0, across, down);
             let source = ImageRef::new(*width as u32, *height as u32, rgb, PixelType::U8x3);
-            let mut target = Image::new(self.size as u32, self.size as u32, PixelType::U8x3);
+            let (width, height) = (self.size as u32, self.size as u32);
+            let target = Image::from_slice_u8(width, height, out, PixelType::U8x3);
             self.resizer
-                .resize(&source.map_err(refused)?, &mut target, &options)
+                .resize(
+                    &source.map_err(refused)?,
+                    &mut target.map_err(refused)?,
+                    &options,
+                )
                 .map_err(refused)?;
-            target.into_vec()
-        };
-        let (width, height) = size;
-        Ok(Picture { width, height, rgb }.turned(from.turn).rgb)
+        }
+        if from.is_turned() {
+            let (width, height) = size;
+            let rgb = out.to_vec();
+            let turned = Picture { width, height, rgb }.turned(from.turn);
+            out.copy_from_slice(&turned.rgb);
+        }
+        Ok(())
     }
 }
 
@@ -213,20 +254,4 @@ fn check_size(width: usize, height: usize) -> Result<(), BadImage> {
 fn refused(error: impl std::fmt::Display) -> BadImage {
     let text = error.to_string();
     BadImage::Codec(text.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-/// `x -> (x / 255 - 0.5) / 0.5`, and from HWC to CHW: what the model sees. `image` is RGB u8, row
-/// by row; `out` takes as many values.
-pub fn normalise(image: &[u8], out: &mut [f32]) {
-    let pixels = image.len() / 3;
-    if pixels == 0 {
-        return;
-    }
-    // The divisions are done once per value that a byte can have.
-    let values: [f32; 256] = std::array::from_fn(|byte| (byte as f32 / 255.0 - 0.5) / 0.5);
-    for (channel, plane) in out.chunks_exact_mut(pixels).take(3).enumerate() {
-        for (slot, pixel) in plane.iter_mut().zip(image.chunks_exact(3)) {
-            *slot = values[usize::from(pixel[channel])];
-        }
-    }
 }
