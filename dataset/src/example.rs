@@ -1,13 +1,13 @@
 //! One decoded example, and what happens to a row whose content is refused.
 
 use crate::augment::View;
-use crate::decode::Decoder;
+use crate::decode::{BadImage, Decoder};
 use crate::plan::RowRef;
 use crate::refusal::{OBJECTS_MAX, Refusal, TEXT_BYTES_MAX};
 use crate::rows::{EncodedRow, Texts};
 
 /// Fills pictures that are not there: the middle of the range, so near 0 once normalised.
-const FILL: u8 = 128;
+pub(crate) const FILL: u8 = 128;
 
 /// One example of a microbatch.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +18,8 @@ pub struct Example {
     pub weight: f32,
     /// Why the row's content was refused, if it was.
     pub refused: Option<Refusal>,
-    /// RGB u8, `size * size * 3` values, row by row.
+    /// RGB u8, `size * size * 3` values, row by row. Empty in a [`crate::LaneBatch`], which has the
+    /// pictures of its examples in one piece.
     pub image: Vec<u8>,
     /// What the picture shows. There are no texts where `weight` is 0.
     pub caption: Option<String>,
@@ -70,8 +71,17 @@ impl Example {
         view: &View,
         decoder: &mut Decoder,
     ) -> Result<Self, Refusal> {
+        Self::decode_with(row, stored, |encoded| decoder.decode_view(encoded, view))
+    }
+
+    /// The same with the pixels that `decode` makes of the encoded picture.
+    pub(crate) fn decode_with(
+        row: RowRef,
+        stored: &EncodedRow,
+        decode: impl FnOnce(&[u8]) -> Result<Vec<u8>, BadImage>,
+    ) -> Result<Self, Refusal> {
         stored.check()?;
-        let image = decoder.decode_view(stored.image.as_deref().ok_or(Refusal::NoImage)?, view)?;
+        let image = decode(stored.image.as_deref().ok_or(Refusal::NoImage)?)?;
         let Texts {
             caption,
             question,

@@ -31,6 +31,8 @@ mod held;
 #[cfg(feature = "read")]
 mod hollow;
 #[cfg(feature = "read")]
+mod images;
+#[cfg(feature = "read")]
 pub mod import;
 pub mod ledger;
 #[cfg(feature = "read")]
@@ -48,6 +50,8 @@ pub mod photos;
 pub mod plan;
 #[cfg(feature = "read")]
 mod prepare;
+#[cfg(feature = "read")]
+mod producer;
 #[cfg(feature = "read")]
 mod questions;
 #[cfg(feature = "read")]
@@ -93,6 +97,7 @@ pub use {
     example::Example,
     held::rows_bytes,
     hollow::hollow_shard,
+    images::{Form, Images},
     loader::{LaneBatch, Loader, LoaderOptions, StepBatch},
     prepare::{Prepared, Progress, prepare},
     questions::{Asked, Question, QuestionBatch, QuestionOptions, Questions},

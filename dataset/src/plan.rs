@@ -361,8 +361,7 @@ impl EpochOrder {
         let mut groups = Vec::with_capacity(first_row.len() - 1);
         let mut first_position = Vec::with_capacity(first_row.len());
         let mut position = 0;
-        for index in 0..count {
-            let group = permutation.apply(index);
+        for group in permutation.all() {
             groups.push(group as u32);
             first_position.push(position);
             position += first_row[group as usize + 1] - first_row[group as usize];

@@ -1,10 +1,11 @@
-//! From Arrow columns to rows that own their bytes.
+//! From Arrow columns to rows, whose pictures share the memory they were read into.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, LargeListArray, RecordBatch};
 use arrow::compute::{cast, is_null, nullif};
 use arrow::datatypes::{DataType, Field};
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::errors::ParquetError;
 use parquet::schema::types::SchemaDescriptor;
@@ -34,13 +35,20 @@ pub struct Texts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EncodedRow {
     /// JPEG, PNG, WebP, GIF or BMP; `None` where the column is null or was not read.
-    pub(crate) image: Option<Vec<u8>>,
+    pub(crate) image: Option<Bytes>,
     pub(crate) texts: Texts,
     /// Whether every text is UTF-8; what is not is replaced in `texts`.
     pub(crate) utf8: bool,
 }
 
 impl EncodedRow {
+    /// Takes memory of its own: what it was read with can go.
+    pub(crate) fn unshare(&mut self) {
+        if let Some(image) = &mut self.image {
+            *image = Bytes::copy_from_slice(image);
+        }
+    }
+
     /// Memory that it takes.
     pub(crate) fn bytes(&self) -> u64 {
         let Texts {
@@ -55,7 +63,7 @@ impl EncodedRow {
         let texts = [caption, question, answer, template, hypothesis, label];
         let texts = texts.into_iter().flatten().map(String::len);
         let objects = objects.iter().map(|text| text.len() + size_of::<String>());
-        let image = self.image.as_ref().map_or(0, Vec::len);
+        let image = self.image.as_ref().map_or(0, Bytes::len);
         (size_of::<Self>() + image + texts.chain(objects).sum::<usize>()) as u64
     }
 }
@@ -92,7 +100,7 @@ pub(crate) fn encoded_rows(
     rows: &mut Vec<EncodedRow>,
 ) -> Result<(), ParquetError> {
     let image = if images {
-        Some(image_column(batch, &columns.image)?)
+        Some(Pictures::new(image_column(batch, &columns.image)?))
     } else {
         None
     };
@@ -112,9 +120,7 @@ pub(crate) fn encoded_rows(
         let (question, answer) = pair_at(&question, row, &mut utf8);
         let (hypothesis, label) = pair_at(&statement, row, &mut utf8);
         rows.push(EncodedRow {
-            image: image
-                .as_ref()
-                .and_then(|c| c.is_valid(row).then(|| c.value(row).to_vec())),
+            image: image.as_ref().and_then(|pictures| pictures.at(row)),
             texts: Texts {
                 caption: text_at(caption.as_ref(), row, &mut utf8),
                 question,
@@ -128,6 +134,25 @@ pub(crate) fn encoded_rows(
         });
     }
     Ok(())
+}
+
+/// A column of pictures, and its memory as something to share.
+struct Pictures {
+    column: LargeBinaryArray,
+    memory: Bytes,
+}
+
+impl Pictures {
+    fn new(column: LargeBinaryArray) -> Self {
+        let memory = Bytes::from_owner(column.values().clone());
+        Self { column, memory }
+    }
+
+    fn at(&self, row: usize) -> Option<Bytes> {
+        let ends = &self.column.value_offsets()[row..row + 2];
+        let bytes = || self.memory.slice(ends[0] as usize..ends[1] as usize);
+        self.column.is_valid(row).then(bytes)
+    }
 }
 
 fn text_at(column: Option<&LargeBinaryArray>, row: usize, utf8: &mut bool) -> Option<String> {

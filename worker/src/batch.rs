@@ -1,9 +1,10 @@
 //! Host arrays to tensors.
 
-#[cfg(feature = "cuda")]
-use burn::tensor::DType;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use ringmaster_dataset::{Form, Images};
 use ringmaster_model::Batch;
+#[cfg(feature = "cuda")]
+use ringmaster_model::cuda::is_cuda;
 use ringmaster_proto::spec::ModelSpec;
 use ringmaster_proto::vocab::PAD;
 
@@ -17,7 +18,7 @@ pub(crate) fn on_device(micro: &MicroBatch, spec: &ModelSpec, device: &Device) -
     let (text, text_mask) = encoder_text(&tokens.text, [rows, spec.text_len], device);
     let decoder = [rows, spec.target_len];
     Batch {
-        images: images(micro.images.clone(), rows, spec, device),
+        images: images(&micro.images, rows, spec, device),
         text,
         text_mask,
         input: ids(&tokens.input, decoder, device),
@@ -26,13 +27,28 @@ pub(crate) fn on_device(micro: &MicroBatch, spec: &ModelSpec, device: &Device) -
     }
 }
 
-/// Pictures of RGB bytes, rows first, as `[rows, 3, size, size]` normalised to [-1, 1]. They travel to a
-/// GPU as bytes, and are normalised there by the same arithmetic.
-pub(crate) fn images(pixels: Vec<u8>, rows: usize, spec: &ModelSpec, device: &Device) -> Tensor<4> {
+/// What a device takes of pictures: a GPU their bytes, which it normalises itself; the host what was
+/// normalised beside the training.
+pub(crate) fn form(device: &Device) -> Form {
+    if is_cuda(device) {
+        Form::Bytes
+    } else {
+        Form::Values
+    }
+}
+
+/// Pictures as `[rows, 3, size, size]` normalised to [-1, 1], by the same arithmetic wherever it is done.
+pub(crate) fn images(images: &Images, rows: usize, spec: &ModelSpec, device: &Device) -> Tensor<4> {
     let size = spec.image_size;
+    let shape = [rows, 3, size, size];
+    let pixels = images.as_bytes();
+    if images.form() == Form::Values {
+        let values = TensorData::from_bytes_vec(pixels.to_vec(), shape, DType::F32);
+        return Tensor::from_data(values, device);
+    }
     #[cfg(feature = "cuda")]
-    if ringmaster_model::cuda::is_cuda(device) {
-        let bytes = TensorData::new(pixels, [rows, size, size, 3]);
+    if is_cuda(device) {
+        let bytes = TensorData::new(pixels.to_vec(), [rows, size, size, 3]);
         let bytes: Tensor<4, Int> = Tensor::from_data(bytes, (device, DType::U8));
         let values = bytes
             .float()
@@ -46,7 +62,13 @@ pub(crate) fn images(pixels: Vec<u8>, rows: usize, spec: &ModelSpec, device: &De
     for (picture, values) in pixels.chunks(of_picture).zip(values.chunks_mut(of_picture)) {
         ringmaster_dataset::normalise(picture, values);
     }
-    Tensor::from_data(TensorData::new(values, [rows, 3, size, size]), device)
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// A build without GPUs has no such device.
+#[cfg(not(feature = "cuda"))]
+fn is_cuda(_: &Device) -> bool {
+    false
 }
 
 /// Encoder ids and the mask of real tokens.

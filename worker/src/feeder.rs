@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ringmaster_dataset::{Corpus, LaneBatch, Loader, LoaderOptions, Tokenizer};
+use ringmaster_dataset::{Corpus, Form, Images, LaneBatch, Loader, LoaderOptions, Tokenizer};
 use ringmaster_proto::spec::TaskSpec;
 use ringmaster_proto::{RunSpec, Step};
 use ringmaster_ring::Abort;
@@ -29,8 +29,8 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) struct MicroBatch {
     /// Which lane's.
     pub(crate) lane: u32,
-    /// RGB bytes, `[rows, size, size, 3]`.
-    pub(crate) images: Vec<u8>,
+    /// Its pictures, in the form that the device takes.
+    pub(crate) images: Images,
     /// Token ids.
     pub(crate) tokens: Tokens,
     /// Rows.
@@ -71,7 +71,7 @@ struct ReadStep {
 
 struct ReadLane {
     lane: u32,
-    images: Vec<u8>,
+    images: Images,
     rows: Vec<Fields>,
 }
 
@@ -84,14 +84,15 @@ pub(crate) struct Feeder {
 }
 
 impl Feeder {
-    /// Starts reading the batches of `lanes`, and ahead for those that may be taken over, from step `from` to the end of the run.
+    /// Starts reading the batches of `lanes`, and ahead for those that may be taken over, from step `from`
+    /// to `to`, the end of the run.
     pub(crate) fn start(
         corpus: &Arc<Corpus>,
         spec: &Arc<RunSpec>,
         lanes: Range<u32>,
         standby: Vec<u32>,
-        from: Step,
-        to: Step,
+        (from, to): (Step, Step),
+        form: Form,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Self, WorkerError> {
         let options = LoaderOptions {
@@ -102,6 +103,7 @@ impl Feeder {
             image_size: spec.model.image_size,
             dct_scaling: spec.data.dct_scaling,
             augment: spec.data.augment.clone(),
+            form,
             prefetch_steps: AHEAD,
             threads: decoder_threads(),
         };
@@ -113,7 +115,7 @@ impl Feeder {
         let feed = move || {
             while let Some(next) = loader.next_blocking() {
                 let step = next
-                    .map(|batch| read(batch.step, &batch.lanes, &corpus.tokenizer, &spec.tasks))
+                    .map(|batch| read(batch.step, batch.lanes, &corpus.tokenizer, &spec.tasks))
                     .map_err(WorkerError::from);
                 let failed = step.is_err();
                 // A closed channel means that the trainer has gone on to another generation.
@@ -199,23 +201,22 @@ impl Drop for Feeder {
     }
 }
 
-fn read(step: Step, lanes: &[LaneBatch], tokenizer: &Tokenizer, tasks: &TaskSpec) -> ReadStep {
+fn read(step: Step, lanes: Vec<LaneBatch>, tokenizer: &Tokenizer, tasks: &TaskSpec) -> ReadStep {
     let (mut statistics, mut refused) = (Statistics::default(), Vec::new());
     let wanted = |objective: Objective| objective.weight(tasks) > 0.0;
-    let lane = |batch: &LaneBatch| {
-        statistics.count_rows(batch);
-        refused.extend(quarantine::refused(batch));
-        let rows = &batch.examples;
+    let lane = |batch: LaneBatch| {
+        statistics.count_rows(&batch);
+        refused.extend(quarantine::refused(&batch));
+        let rows = batch.examples.iter();
         ReadLane {
             lane: batch.lane.0,
-            images: images(rows.iter().map(|example| example.image.as_slice())),
             rows: rows
-                .iter()
                 .map(|example| Fields::read(example, tokenizer, wanted))
                 .collect(),
+            images: batch.images,
         }
     };
-    let lanes = lanes.iter().map(lane).collect();
+    let lanes = lanes.into_iter().map(lane).collect();
     ReadStep {
         step,
         lanes,
@@ -225,6 +226,6 @@ fn read(step: Step, lanes: &[LaneBatch], tokenizer: &Tokenizer, tasks: &TaskSpec
 }
 
 /// Pictures of equal size, one after another.
-pub(crate) fn images<'a>(pictures: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    pictures.flatten().copied().collect()
+pub(crate) fn images<'a>(pictures: impl Iterator<Item = &'a [u8]>) -> Images {
+    pictures.collect::<Vec<_>>().concat().into()
 }

@@ -107,7 +107,7 @@ impl Answering<'_> {
         }
         let rows = questions.len();
         let pixels = images(pictures.iter().copied());
-        let pictures = batch::images(pixels, rows, self.spec, self.device);
+        let pictures = batch::images(&pixels, rows, self.spec, self.device);
         let shape = [rows, self.spec.text_len];
         let (text, mask) = batch::encoder_text(&tokens.text, shape, self.device);
         let ids = model.generate(pictures, text, mask, self.spec.target_len);

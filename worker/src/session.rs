@@ -251,8 +251,8 @@ impl Session {
             &self.spec,
             lanes,
             standby,
-            from,
-            to,
+            (from, to),
+            self.trainer.form(),
             &self.runtime,
         )?;
         loop {

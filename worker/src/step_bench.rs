@@ -229,7 +229,7 @@ pub(crate) fn made_up(spec: &RunSpec, lane: u32) -> MicroBatch {
     let pixel = |i: usize| ((i * 2_654_435_761) % 255) as u8;
     MicroBatch {
         lane,
-        images: (0..rows * pixels).map(pixel).collect(),
+        images: (0..rows * pixels).map(pixel).collect::<Vec<_>>().into(),
         tokens,
         rows,
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use ringmaster_dataset::Plan;
+use ringmaster_dataset::{Form, Plan};
 use ringmaster_model::Model;
 use ringmaster_model::flat::{self, Layout};
 use ringmaster_proto::RunSpec;
@@ -16,6 +16,7 @@ use ringmaster_proto::v1::{Activity, Boundary, StepDone};
 use ringmaster_ring::{Abort, Ring};
 
 use crate::WorkerError;
+use crate::batch;
 use crate::doing::Doing;
 use crate::engine::{Collective, Engine, Work};
 use crate::feeder::{Feeder, StepInput};
@@ -88,6 +89,11 @@ impl Trainer {
         };
         trainer.start_from(parameters);
         trainer
+    }
+
+    /// The form in which it takes pictures.
+    pub(crate) fn form(&self) -> Form {
+        batch::form(&self.device)
     }
 
     /// Goes back to the state before the first step.

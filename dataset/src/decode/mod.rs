@@ -27,6 +27,7 @@
 mod area;
 mod gif;
 mod jpeg;
+mod normalise;
 mod other;
 mod picture;
 mod pool;
@@ -39,6 +40,8 @@ use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use self::area::Area;
+pub use self::normalise::normalise;
+pub(crate) use self::normalise::normalise_to_bytes;
 pub(crate) use self::picture::Decoded;
 pub use self::picture::Picture;
 pub(crate) use self::pool::DecoderPool;
@@ -87,6 +90,8 @@ pub struct Decoder {
     dct_scaling: bool,
     /// Pixels of the last picture: large memory is dear to ask for anew.
     spare: Vec<u8>,
+    /// The same for its pixels in the decoder's size.
+    small: Vec<u8>,
     resizer: Resizer,
     options: ResizeOptions,
 }
@@ -101,6 +106,7 @@ impl Decoder {
             size,
             dct_scaling: false,
             spare: Vec::new(),
+            small: Vec::new(),
             resizer: Resizer::new(),
             options,
         }
@@ -120,10 +126,42 @@ impl Decoder {
     /// [`Decoder::decode`] of what `view` shows: as if that part of the upright picture were all of it,
     /// which is mirrored once it has its size.
     pub fn decode_view(&mut self, encoded: &[u8], view: &View) -> Result<Vec<u8>, BadImage> {
+        let mut pixels = vec![0; self.values()];
+        self.decode_into(encoded, view, &mut pixels)?;
+        Ok(pixels)
+    }
+
+    /// The same into `out`, which takes as many bytes.
+    pub(crate) fn decode_into(
+        &mut self,
+        encoded: &[u8],
+        view: &View,
+        out: &mut [u8],
+    ) -> Result<(), BadImage> {
         let decoded = self.decode_only(encoded, view)?;
-        let resized = self.resize(&decoded, view);
+        let resized = self.resize(&decoded, view, out);
         self.reuse(decoded);
         resized
+    }
+
+    /// The same to memory of the decoder, shown to `see`.
+    pub(crate) fn decode_with<R>(
+        &mut self,
+        encoded: &[u8],
+        view: &View,
+        see: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, BadImage> {
+        let mut small = std::mem::take(&mut self.small);
+        small.resize(self.values(), 0);
+        let decoded = self.decode_into(encoded, view, &mut small);
+        let seen = decoded.map(|()| see(&small));
+        self.small = small;
+        seen
+    }
+
+    /// Bytes of a decoded picture.
+    pub(crate) fn values(&self) -> usize {
+        3 * self.size * self.size
     }
 
     /// Takes back the memory of a picture that is no longer needed.
@@ -138,15 +176,20 @@ impl Decoder {
         at_least(encoded, at_least_side, spare)
     }
 
-    /// What `view` shows of the picture, in the decoder's size, upright.
-    pub(crate) fn resize(&mut self, from: &Decoded, view: &View) -> Result<Vec<u8>, BadImage> {
+    /// What `view` shows of the picture, in the decoder's size, upright, into `out`.
+    pub(crate) fn resize(
+        &mut self,
+        from: &Decoded,
+        view: &View,
+        out: &mut [u8],
+    ) -> Result<(), BadImage> {
         let Picture { width, height, rgb } = &from.picture;
         let side = self.size as f64;
         let size = (self.size, self.size);
         let area = Area::of(from, view);
         let fits = (*width, *height) == size && (area.width, area.height) == (side, side);
-        let rgb = if fits {
-            rgb.clone()
+        if fits {
+            out.copy_from_slice(rgb);
         } else {
             let source = ImageRef::new(*width as u32, *height as u32, rgb, PixelType::U8x3);
             let source = source.map_err(refused)?;
@@ -157,18 +200,22 @@ impl Decoder {
             let source = CroppedImage::new(&source, left, top, across, down).map_err(refused)?;
             let (x, y) = (area.left - f64::from(left), area.top - f64::from(top));
             let options = self.options.crop(x, y, area.width, area.height);
-            let mut target = Image::new(self.size as u32, self.size as u32, PixelType::U8x3);
+            let (width, height) = (self.size as u32, self.size as u32);
+            let target = Image::from_slice_u8(width, height, out, PixelType::U8x3);
             self.resizer
-                .resize(&source, &mut target, &options)
+                .resize(&source, &mut target.map_err(refused)?, &options)
                 .map_err(refused)?;
-            target.into_vec()
-        };
-        let (width, height) = size;
-        let mut rgb = Picture { width, height, rgb }.turned(from.turn).rgb;
-        if view.is_mirrored() {
-            area::mirror(&mut rgb, width);
         }
-        Ok(rgb)
+        if from.is_turned() {
+            let (width, height) = size;
+            let rgb = out.to_vec();
+            let turned = Picture { width, height, rgb }.turned(from.turn);
+            out.copy_from_slice(&turned.rgb);
+        }
+        if view.is_mirrored() {
+            area::mirror(out, self.size);
+        }
+        Ok(())
     }
 }
 
@@ -241,20 +288,4 @@ fn check_size(width: usize, height: usize) -> Result<(), BadImage> {
 fn refused(error: impl std::fmt::Display) -> BadImage {
     let text = error.to_string();
     BadImage::Codec(text.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-/// `x -> (x / 255 - 0.5) / 0.5`, and from HWC to CHW: what the model sees. `image` is RGB u8, row
-/// by row; `out` takes as many values.
-pub fn normalise(image: &[u8], out: &mut [f32]) {
-    let pixels = image.len() / 3;
-    if pixels == 0 {
-        return;
-    }
-    // The divisions are done once per value that a byte can have.
-    let values: [f32; 256] = std::array::from_fn(|byte| (byte as f32 / 255.0 - 0.5) / 0.5);
-    for (channel, plane) in out.chunks_exact_mut(pixels).take(3).enumerate() {
-        for (slot, pixel) in plane.iter_mut().zip(image.chunks_exact(3)) {
-            *slot = values[usize::from(pixel[channel])];
-        }
-    }
 }

@@ -36,6 +36,13 @@ impl From<Picture> for Decoded {
     }
 }
 
+impl Decoded {
+    /// Whether it is to be turned at all.
+    pub(super) fn is_turned(&self) -> bool {
+        self.turn != Orientation::NoTransforms
+    }
+}
+
 impl Picture {
     /// Turned and mirrored; unchanged where the buffer does not have the size it says.
     pub(super) fn turned(self, orientation: Orientation) -> Self {

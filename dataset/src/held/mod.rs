@@ -295,7 +295,11 @@ async fn read_part(
         Some(row)
     };
     let read = reader.read(row_group, rows, true).await?;
-    let read: Vec<Option<EncodedRow>> = read.into_iter().map(&mut keep).collect();
+    let mut read: Vec<Option<EncodedRow>> = read.into_iter().map(&mut keep).collect();
+    if read.iter().any(Option::is_none) {
+        // Rows that were read together share memory, which those that are kept would keep whole.
+        read.iter_mut().flatten().for_each(EncodedRow::unshare);
+    }
     share.shrink_to(share.bytes() - left);
     Ok((read, Some(share)))
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::*;
+use crate::images::Form;
 use crate::import::{Row, ShardWriter};
 use crate::window::LaneWindows;
 use crate::{
@@ -98,7 +99,7 @@ proptest! {
                 prop_assert_eq!(rows, plan.rows(step, lane.lane()));
                 for (row, stored) in found.into_iter().flatten() {
                     let row = row.row_id as usize;
-                    prop_assert_eq!(stored.image, Some(picture((row, &lengths[row]))));
+                    prop_assert_eq!(stored.image, Some(picture((row, &lengths[row])).into()));
                 }
             }
             prop_assert!(held.own.taken() <= room);
@@ -153,6 +154,7 @@ fn load(
         image_size: SIDE,
         dct_scaling: false,
         augment: None,
+        form: Form::Bytes,
         prefetch_steps: 2,
         threads: 1,
     };
@@ -210,6 +212,7 @@ fn without_standby_a_lane_taken_over_has_to_be_read() {
         image_size: SIDE,
         dct_scaling: false,
         augment: None,
+        form: Form::Bytes,
         prefetch_steps: 1,
         threads: 1,
     };

@@ -153,7 +153,7 @@ fn named(row: NamedRow, place: String) -> Result<Row, BadRow> {
         id: row.id,
         image_id: row.image_id,
         path: row.path,
-        image: image.into(),
+        image,
         texts: row.stored.texts,
         annotators: Vec::new(),
     })

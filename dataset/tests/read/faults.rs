@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
-use ringmaster_dataset::{Corpus, DatasetError, Loader, LoaderOptions, Store, prepare};
+use ringmaster_dataset::{Corpus, DatasetError, Form, Loader, LoaderOptions, Store, prepare};
 use ringmaster_proto::Step;
 use tokio::runtime::Runtime;
 
@@ -37,6 +37,7 @@ pub(crate) fn read_epoch(url: &str, run: &Path) -> Result<usize, DatasetError> {
         from: Step(0),
         to: Step(corpus.total_steps),
         image_size: SIDE,
+        form: Form::Bytes,
         prefetch_steps: 2,
         threads: 1,
         dct_scaling: false,
@@ -45,14 +46,17 @@ pub(crate) fn read_epoch(url: &str, run: &Path) -> Result<usize, DatasetError> {
     let mut loader = Loader::start(&corpus, options, runtime.handle());
     let mut seen = std::collections::BTreeSet::new();
     while let Some(batch) = loader.next_blocking() {
-        for example in batch?.lanes.into_iter().flat_map(|lane| lane.examples) {
-            let Some(row) = example.row else { continue };
-            assert!(
-                example.refused.is_none() && example.image == pixels(row.row_id),
-                "{row:?}"
-            );
-            assert_eq!(example.caption, Some(caption(row.row_id)));
-            assert!(seen.insert(row.row_id), "{row:?} twice");
+        for lane in batch?.lanes {
+            let pictures = lane.images.as_bytes().chunks(3 * SIDE * SIDE);
+            for (example, picture) in lane.examples.iter().zip(pictures) {
+                let Some(row) = example.row else { continue };
+                assert!(
+                    example.refused.is_none() && picture == pixels(row.row_id),
+                    "{row:?}"
+                );
+                assert_eq!(example.caption, Some(caption(row.row_id)));
+                assert!(seen.insert(row.row_id), "{row:?} twice");
+            }
         }
     }
     Ok(seen.len())

@@ -5,7 +5,10 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use ringmaster_dataset::decode::Decoder;
-use ringmaster_dataset::{Corpus, Loader, LoaderOptions, StepBatch, View, read_rows, read_texts};
+use ringmaster_dataset::{
+    Corpus, Form, LaneBatch, Loader, LoaderOptions, StepBatch, View, normalise, read_rows,
+    read_texts,
+};
 use ringmaster_proto::spec::Augment;
 use ringmaster_proto::{Lane, RunSpec, Step};
 use tokio::runtime::Runtime;
@@ -45,12 +48,12 @@ impl Bench {
 
     /// With as many threads as there are lanes: their number must change nothing.
     fn load(&self, lanes: Range<u32>, from: u64, to: u64) -> Vec<StepBatch> {
-        self.load_with(None, lanes, from, to)
+        self.load_with((Form::Bytes, None), lanes, from, to)
     }
 
     fn load_with(
         &self,
-        augment: Option<&Augment>,
+        (form, augment): (Form, Option<&Augment>),
         lanes: Range<u32>,
         from: u64,
         to: u64,
@@ -64,6 +67,7 @@ impl Bench {
             image_size: SIDE,
             dct_scaling: false,
             augment: augment.cloned(),
+            form,
             prefetch_steps: 2,
             threads,
         };
@@ -72,6 +76,15 @@ impl Bench {
             .map(Result::unwrap)
             .collect()
     }
+}
+
+/// What stands in for a picture that is not there.
+const GREY: [u8; SIDE * SIDE * 3] = [128; SIDE * SIDE * 3];
+
+/// The pictures of a lane, one for each of its examples.
+fn pictures(batch: &LaneBatch) -> impl Iterator<Item = &[u8]> {
+    let bytes = batch.images.as_bytes();
+    bytes.chunks(bytes.len() / batch.examples.len())
 }
 
 fn data(lanes: u32, lane_batch: u32, shuffle_rows: u64) -> String {
@@ -109,15 +122,16 @@ proptest! {
                 prop_assert_eq!(batch.lane, lane);
                 let rows: Vec<_> = batch.examples.iter().map(|example| example.row).collect();
                 prop_assert_eq!(rows, bench.corpus.plan.rows(step, lane));
-                for example in &batch.examples {
-                    prop_assert!(example.refused.is_none());
+                prop_assert_eq!(batch.examples.len(), lane_batch as usize);
+                for (example, picture) in batch.examples.iter().zip(pictures(batch)) {
+                    prop_assert!(example.refused.is_none() && example.image.is_empty());
                     let Some(row) = example.row else {
                         prop_assert_eq!(example.weight, 0.0);
-                        prop_assert_eq!(example.image.len(), SIDE * SIDE * 3);
+                        prop_assert_eq!(picture, GREY);
                         continue;
                     };
                     prop_assert_eq!(example.weight, 1.0);
-                    prop_assert_eq!(&example.image, &pixels(row.row_id));
+                    prop_assert_eq!(picture, pixels(row.row_id));
                     prop_assert_eq!(example.caption.clone(), Some(caption(row.row_id)));
                 }
             }
@@ -144,12 +158,13 @@ fn augmented_pictures_replay_bit_for_bit_from_any_step_and_for_any_split_of_lane
         flip: 0.5,
     };
     let steps = bench.corpus.total_steps;
-    let load = |lanes, from| bench.load_with(Some(&augment), lanes, from, steps);
+    let load = |lanes, from| bench.load_with((Form::Bytes, Some(&augment)), lanes, from, steps);
     let whole = load(0..3, 0);
     let (mut decoder, mut changed, mut seen) = (Decoder::new(SIDE), 0, BTreeMap::new());
     for batch in &whole {
         for lane in &batch.lanes {
-            for (position, example) in (0..).zip(&lane.examples) {
+            for (position, (example, shown)) in (0..).zip(lane.examples.iter().zip(pictures(lane)))
+            {
                 let Some(row) = example.row else { continue };
                 let view = View::draw(
                     Some(&augment),
@@ -157,12 +172,12 @@ fn augmented_pictures_replay_bit_for_bit_from_any_step_and_for_any_split_of_lane
                     (batch.step, lane.lane, position),
                 );
                 let picture = png(&pixels(row.row_id), SIDE, SIDE);
-                assert_eq!(example.image, decoder.decode_view(&picture, &view).unwrap());
+                assert_eq!(shown, decoder.decode_view(&picture, &view).unwrap());
                 assert_eq!(example.caption, Some(caption(row.row_id)));
-                changed += u32::from(example.image != pixels(row.row_id));
+                changed += u32::from(shown != pixels(row.row_id));
                 seen.entry(row.row_id)
                     .or_insert_with(Vec::new)
-                    .push(example.image.clone());
+                    .push(shown.to_vec());
             }
         }
     }
@@ -207,22 +222,38 @@ fn a_row_of_refused_content_becomes_a_zero_weight_row_and_nothing_else_changes()
         .into_iter()
         .zip(clean.load(0..2, 0, 4))
     {
-        let examples = batch.lanes.into_iter().flat_map(|lane| lane.examples);
-        let clean = clean.lanes.into_iter().flat_map(|lane| lane.examples);
-        for (example, clean) in examples.zip(clean) {
+        let [of_batch, of_clean] = [&batch, &clean].map(|batch| {
+            let lanes = batch.lanes.iter();
+            lanes.flat_map(|lane| lane.examples.iter().zip(pictures(lane)))
+        });
+        for ((example, picture), (clean, of_clean)) in of_batch.zip(of_clean) {
             assert_eq!(example.row, clean.row);
             if example.row.is_some_and(|row| bad(row.row_id)) {
                 assert!(
                     example.refused.is_some() && example.weight == 0.0 && example.caption.is_none()
                 );
-                assert_eq!(example.image.len(), SIDE * SIDE * 3);
+                assert_eq!(picture, GREY);
                 refused += 1;
             } else {
-                assert_eq!(example, clean);
+                assert_eq!((example, picture), (clean, of_clean));
             }
         }
     }
     assert_eq!(refused, 3);
+    // The same normalised: what the training would have made of the bytes.
+    let whole = bench.load(0..2, 0, 4);
+    let values = bench.load_with((Form::Values, None), 0..2, 0, 4);
+    for (batch, bytes) in values.iter().zip(&whole) {
+        for (lane, bytes) in batch.lanes.iter().zip(&bytes.lanes) {
+            assert_eq!(lane.images.form(), Form::Values);
+            assert_eq!(lane.examples, bytes.examples);
+            for (values, bytes) in pictures(lane).zip(pictures(bytes)) {
+                let mut expected = [0.0_f32; GREY.len()];
+                normalise(bytes, &mut expected);
+                assert_eq!(values, expected.map(f32::to_ne_bytes).as_flattened());
+            }
+        }
+    }
 }
 
 #[test]
@@ -240,6 +271,7 @@ fn a_shard_that_changes_under_a_run_is_an_error_that_names_it() {
         image_size: SIDE,
         dct_scaling: false,
         augment: None,
+        form: Form::Bytes,
         prefetch_steps: 1,
         threads: 1,
     };
@@ -247,6 +279,51 @@ fn a_shard_that_changes_under_a_run_is_an_error_that_names_it() {
     let error = loader.next_blocking().unwrap().unwrap_err().to_string();
     assert!(
         error.contains("part-000.parquet: changed since the run began"),
+        "{error}"
+    );
+    assert!(loader.next_blocking().is_none());
+}
+
+#[test]
+fn steps_whose_rows_are_there_arrive_before_the_error_of_a_later_one() {
+    let bench = Bench::new(&[12; 4], 4, &data(2, 2, 8));
+    let plan = &bench.corpus.plan;
+    // Four shards of three row groups: the first step that has to wait for a row of each.
+    let needs = |step: u64, shard: u32| {
+        let mut lanes = (0..2).map(Lane);
+        lanes.any(|lane| {
+            let slots = plan.slots(Step(step), lane).into_iter().flatten();
+            let mut segments = slots.flat_map(|slot| plan.segments(lane, slot.window));
+            segments.any(|segment| segment.row_group / 3 == shard)
+        })
+    };
+    let first = |shard| (0..).find(|step| needs(*step, shard)).unwrap();
+    let shard = (0..4).max_by_key(|shard| first(*shard)).unwrap();
+    assert!(first(shard) > 2, "some steps come before");
+    let file = bench
+        ._folder
+        .path()
+        .join(format!("corpus/part-{shard:03}.parquet"));
+    std::fs::remove_file(file).unwrap();
+    let options = LoaderOptions {
+        lanes: 0..2,
+        standby: Vec::new(),
+        augment: None,
+        from: Step(0),
+        to: Step(bench.corpus.total_steps),
+        image_size: SIDE,
+        dct_scaling: false,
+        form: Form::Bytes,
+        prefetch_steps: 1,
+        threads: 2,
+    };
+    let mut loader = Loader::start(&bench.corpus, options, bench.runtime.handle());
+    for step in (0..first(shard)).map(Step) {
+        assert_eq!(loader.next_blocking().unwrap().unwrap().step, step);
+    }
+    let error = loader.next_blocking().unwrap().unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("part-{shard:03}.parquet: gone")),
         "{error}"
     );
     assert!(loader.next_blocking().is_none());
@@ -263,6 +340,7 @@ fn dropping_a_loader_that_nobody_reads_ends_it() {
         image_size: SIDE,
         dct_scaling: false,
         augment: None,
+        form: Form::Bytes,
         prefetch_steps: 1,
         threads: 1,
     };
