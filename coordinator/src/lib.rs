@@ -33,7 +33,7 @@ pub use admin::StatusView;
 pub use desk::{Desk, Write, Written};
 pub use error::CoordinatorError;
 pub use journal::{
-    JournalError, RunHistory, StoredCheckpoints, checkpoints, history, stored_checkpoints,
+    JournalError, RunHistory, StoredCheckpoints, checkpoints, history, replay, stored_checkpoints,
 };
 pub use ledger::{LedgerLine, Owners};
 pub use metrics_log::{ObjectiveLine, StepLine};
