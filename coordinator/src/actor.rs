@@ -193,6 +193,9 @@ impl Actor {
             }
             Command::Written(Written::Deleted) => {}
             Command::Written(Written::Confirmed) => self.apply(Event::StillInOffice),
+            Command::Written(Written::Found(found, damaged)) => {
+                self.apply(Event::CheckpointsFound(found, damaged));
+            }
             Command::Written(Written::Failed(error)) => {
                 // Fenced or unable to record anything: say nothing more, to nobody.
                 self.close_all();
@@ -260,6 +263,7 @@ impl Actor {
             }
             Effect::DeleteCheckpoint(folder) => self.write(Write::Delete(folder)),
             Effect::ConfirmOffice => self.write(Write::Confirm),
+            Effect::LookForCheckpoints(identity) => self.write(Write::Look(identity)),
             Effect::StepCompleted(line, refused) => {
                 self.record(|records| records.completed(&line, &refused));
             }

@@ -164,6 +164,9 @@ impl RunMachine {
             Event::Journaled => self.on_journaled(now),
             Event::CheckpointCommitted(committed) => self.on_committed(committed),
             Event::CheckpointDamaged(damaged) => self.on_scrubbed(&damaged),
+            Event::CheckpointsFound(found, damaged) => {
+                self.on_checkpoints_found(now, found, damaged);
+            }
             Event::StillInOffice => {
                 self.confirming = false;
                 self.confirm_at = now.after(self.config.timing.confirm_ms);

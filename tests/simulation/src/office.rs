@@ -208,6 +208,7 @@ impl World {
             }
             Effect::DeleteCheckpoint(folder) => self.write(id, Write::Delete(folder)),
             Effect::ConfirmOffice => self.write(id, Write::Confirm),
+            Effect::LookForCheckpoints(identity) => self.write(id, Write::Look(identity)),
             Effect::StepCompleted(line, _) => self.oracle.line(&line),
             Effect::ForgetSteps(after) => self.oracle.forget(after.0),
             Effect::StepRedone(_) | Effect::GenerationBegan(..) => {}
@@ -253,6 +254,9 @@ impl World {
                 Some(run::Event::CheckpointCommitted(committed))
             }
             Some(Ok(Written::Confirmed)) => Some(run::Event::StillInOffice),
+            Some(Ok(Written::Found(found, damaged))) => {
+                Some(run::Event::CheckpointsFound(found, damaged))
+            }
             Some(Ok(Written::Deleted | Written::Failed(_))) => None,
         };
         serving.writes.pop_front();

@@ -94,6 +94,8 @@ pub(super) struct Net {
     pub(super) journal: Vec<Record>,
     /// Records wait here while `slow_store` is set.
     pub(super) unwritten: Vec<Record>,
+    /// Checkpoints in the store that no coordinator in office has heard of.
+    pub(super) unknown: Vec<Committed>,
     /// And manifests.
     pub(super) uncommitted: Vec<(CheckpointManifest, Committed)>,
     pub(super) slow_store: bool,
@@ -129,6 +131,7 @@ impl Net {
             workers: BTreeMap::new(),
             journal: Vec::new(),
             unwritten: Vec::new(),
+            unknown: Vec::new(),
             uncommitted: Vec::new(),
             slow_store: false,
             manifests: Vec::new(),
@@ -385,6 +388,11 @@ impl Net {
             }
             Effect::DeleteCheckpoint(folder) => self.deleted.push(folder),
             Effect::ConfirmOffice => self.queue.push_back(Event::StillInOffice),
+            Effect::LookForCheckpoints(_) => {
+                let found = std::mem::take(&mut self.unknown);
+                self.queue
+                    .push_back(Event::CheckpointsFound(found, Vec::new()));
+            }
             Effect::StepCompleted(line, _) => {
                 self.record.take((&line).into());
                 self.lines.push(line);
