@@ -390,6 +390,9 @@ impl RunMachine {
         let observed = DAY_SECONDS + now.0 as f64 / 1e3;
         let failure_seconds = observed / (1.0 + f64::from(self.failures));
         for id in self.members.clone() {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.asked = now;
+            }
             self.send(&id, Body::Start(v1::Start { failure_seconds }));
         }
         if let Some(since) = self.idle_since.take() {

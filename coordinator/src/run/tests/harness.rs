@@ -68,6 +68,8 @@ pub(super) struct Fake {
     pub(super) training: bool,
     /// Hears, and says nothing: a stopped process.
     pub(super) mute: bool,
+    /// Answers nothing, and says what it is at: its trainer thread hangs.
+    pub(super) hung: bool,
     /// What it says it is at, and since when.
     pub(super) doing: Option<(Activity, Millis)>,
     /// Answers everything but FormRing.
@@ -271,7 +273,7 @@ impl Net {
         let training = self
             .workers
             .iter()
-            .filter(|(_, fake)| fake.training && !fake.mute);
+            .filter(|(_, fake)| fake.training && !fake.mute && !fake.hung);
         training.map(|(id, _)| id.to_string()).collect()
     }
 
@@ -416,7 +418,7 @@ impl Net {
         let worker = worker.clone();
         let body = directive.body.unwrap();
         fake.heard.push(body.clone());
-        if fake.mute {
+        if fake.mute || fake.hung {
             return;
         }
         match body {
