@@ -8,11 +8,13 @@
 //! - [`ring`] models one generation's all-reduce: every rank contributes, and each completes a step
 //!   for itself, or not.
 //! - [`network`] carries reports and directives, in order per stream, late, or not at all.
+//! - [`checkpoint`] is what workers save, in a few bytes.
 //! - [`faults`] draws what goes wrong.
 //! - [`oracle`] knows what an undisturbed run comes to, and objects.
 //!
 //! A [`Sabotage`] takes one of the promises away that all of this rests on; the oracle must notice.
 
+mod checkpoint;
 mod faults;
 mod network;
 mod office;

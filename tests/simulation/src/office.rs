@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use futures::FutureExt;
 use ringmaster_coordinator::record::Record;
 use ringmaster_coordinator::run::{self, Config, Effect, End, Millis, RunMachine, Session};
-use ringmaster_coordinator::{CorpusFacts, Desk, Timing, Write, Written, take_over};
+use ringmaster_coordinator::{
+    CorpusFacts, Desk, Timing, Write, Written, stored_checkpoints, take_over,
+};
 use ringmaster_proto::v1::WorkerReport;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::{ErrorKind, Step, Term, WorkerId};
 
-use crate::world::{Event, Ms, OfficeId, StreamId, World};
+use crate::world::{Event, Ms, OfficeId, RUN, StreamId, World};
 
 /// Resolution of a coordinator's deadlines.
 const TICK: Ms = 500;
@@ -285,7 +287,14 @@ impl World {
                 self.finished = true;
             }
             End::Stopped(_) => {}
-            End::Failed { message, .. } => self.oracle.object(format!("the run failed: {message}")),
+            End::Failed { message, .. } => {
+                let root = self.store.steady().child(RUN);
+                match stored_checkpoints(&root).now_or_never() {
+                    Some(Ok(stored)) => self.oracle.fails(message, &stored),
+                    _ => self.oracle.object("looking at checkpoints waited"),
+                }
+                self.finished = true;
+            }
         }
         let office = &mut self.offices[id.0];
         office.alive = false;

@@ -11,7 +11,7 @@ use ringmaster_coordinator::record::Record;
 use ringmaster_proto::{Generation, Term};
 use stateright::{Model, Property};
 
-use crate::office::{Directive, Office, Phase};
+use crate::office::{Office, Phase};
 use crate::rules::{PROPERTIES, REACHED};
 use crate::worker::{Report, What, Worker};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ringmaster_coordinator::record::Record;
 use ringmaster_proto::{Generation, Term};
 
-use crate::model::{Entry, Protocol, World};
+use crate::model::{Protocol, World};
 use crate::office::{Directive, Office, Phase};
 use crate::worker::Worker;
 
