@@ -7,8 +7,9 @@ use bytes::Bytes;
 use ringmaster_dataset::{Store, StoreError};
 use ringmaster_proto::checkpoint::CheckpointManifest;
 
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, stored_checkpoints};
 use crate::record::{Committed, Record};
+use crate::run::Damaged;
 use crate::takeover::delete_folder;
 
 /// Something to write.
@@ -20,6 +21,8 @@ pub enum Write {
     Checkpoint(CheckpointManifest, Committed),
     /// An end to everything below this folder.
     Delete(String),
+    /// Nothing: which checkpoints of this run identity are complete is to be found out.
+    Look(String),
     /// Nothing: whether this coordinator could still write is to be found out.
     Confirm,
 }
@@ -35,6 +38,8 @@ pub enum Written {
     Deleted,
     /// Nobody else has written to the journal.
     Confirmed,
+    /// Checkpoints that are complete, oldest first, and those that are not what they should be.
+    Found(Vec<Committed>, Vec<Damaged>),
     /// Nothing more can be written.
     Failed(JournalError),
 }
@@ -72,6 +77,15 @@ impl Desk {
                     tracing::warn!(%folder, %error, "an old checkpoint was not deleted");
                 }
                 Ok(Written::Deleted)
+            }
+            Write::Look(identity) => {
+                let stored = stored_checkpoints(&self.root).await?;
+                let ours = stored.complete.into_iter();
+                let ours = ours.filter(|manifest| manifest.identity == *identity);
+                Ok(Written::Found(
+                    ours.map(Committed::from).collect(),
+                    stored.broken,
+                ))
             }
             Write::Confirm => {
                 self.journal.confirm().await?;

@@ -33,7 +33,7 @@ pub use admin::StatusView;
 pub use desk::{Desk, Write, Written};
 pub use error::CoordinatorError;
 pub use journal::{
-    JournalError, RunHistory, StoredCheckpoints, checkpoints, history, stored_checkpoints,
+    JournalError, RunHistory, StoredCheckpoints, checkpoints, history, replay, stored_checkpoints,
 };
 pub use ledger::{LedgerLine, Owners};
 pub use metrics_log::{ObjectiveLine, StepLine};
@@ -41,5 +41,5 @@ pub use quarantine_log::QuarantineLine;
 pub use record::CorpusFacts;
 pub use records::{LEDGER, QUARANTINE};
 pub use run::Timing;
-pub use server::{Options, Outcome, serve};
+pub use server::{Options, Outcome, Port, serve};
 pub use takeover::take_over;

@@ -7,7 +7,7 @@ use ringmaster_proto::{Generation, Step, Term, WorkerId, keys, v1};
 use serde::{Deserialize, Serialize};
 
 /// What was prepared before the run began; workers open the corpus by these hashes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorpusFacts {
     /// blake3 of the corpus manifest, lower-case hex.
@@ -24,7 +24,7 @@ pub struct CorpusFacts {
 }
 
 /// A training state, by its position and content.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Held {
     /// Optimizer updates applied.
@@ -43,7 +43,7 @@ impl From<&v1::Held> for Held {
 }
 
 /// Where a generation's state comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Origin {
     /// Parameters drawn from the seed.
@@ -55,7 +55,7 @@ pub enum Origin {
 }
 
 /// One agreed membership; durable before any worker hears of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GenerationRecord {
     /// Its number.
@@ -71,7 +71,7 @@ pub struct GenerationRecord {
 }
 
 /// A checkpoint whose manifest is in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Committed {
     /// Generation that took it.
@@ -102,7 +102,7 @@ impl From<CheckpointManifest> for Committed {
 }
 
 /// One numbered entry of the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Record {
     /// A coordinator took over; every earlier one is fenced.

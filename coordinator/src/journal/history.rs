@@ -41,7 +41,7 @@ pub struct RunHistory {
 }
 
 /// The last term, and the run if one was created.
-pub(crate) fn replay(records: &[Record]) -> (Term, Option<RunHistory>) {
+pub fn replay(records: &[Record]) -> (Term, Option<RunHistory>) {
     let mut last_term = Term(0);
     let mut run: Option<RunHistory> = None;
     for record in records {

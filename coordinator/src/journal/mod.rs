@@ -19,8 +19,9 @@ use ulid::Ulid;
 use crate::record::Record;
 use envelope::Envelope;
 
-pub(crate) use history::replay;
-pub use history::{RunHistory, StoredCheckpoints, checkpoints, history, stored_checkpoints};
+pub use history::{
+    RunHistory, StoredCheckpoints, checkpoints, history, replay, stored_checkpoints,
+};
 
 /// How many records are read at once.
 const READS_IN_FLIGHT: usize = 16;

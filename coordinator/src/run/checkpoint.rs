@@ -93,6 +93,19 @@ pub(super) struct Checkpoints {
     committing: Vec<Held>,
     committed: Vec<Committed>,
     damaged: Vec<Damaged>,
+    looking: Looking,
+}
+
+/// Whether the store was asked what is there, because nothing that is known can be resumed: a coordinator
+/// that was replaced may have completed a checkpoint after its successor had looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looking {
+    /// Not since anything was found.
+    NotYet,
+    /// It has not answered.
+    Asked,
+    /// There is nothing else.
+    InVain,
 }
 
 /// A checkpoint that is not what its manifest says, so that nothing resumes from it.
@@ -112,7 +125,41 @@ impl Checkpoints {
             committing: Vec::new(),
             committed,
             damaged,
+            looking: Looking::NotYet,
         }
+    }
+
+    /// Whether it is time to ask the store, or to wait for its answer, or to give up.
+    pub(super) fn look(&mut self) -> Looking {
+        let asked = match self.looking {
+            Looking::NotYet => Looking::Asked,
+            known => known,
+        };
+        std::mem::replace(&mut self.looking, asked)
+    }
+
+    /// What is in the store; returns how many that may be resumed were not known.
+    pub(super) fn found(&mut self, found: Vec<Committed>, damaged: Vec<Damaged>) -> usize {
+        let known = self.committed.len();
+        for one in found {
+            let same = |folder: &str| folder == one.folder;
+            if !self.committed.iter().any(|c| same(&c.folder))
+                && !self.damaged.iter().any(|d| same(&d.folder))
+            {
+                self.committed.push(one);
+            }
+        }
+        for one in damaged {
+            if !self.damaged.iter().any(|d| d.folder == one.folder) {
+                self.damaged.push(one);
+            }
+        }
+        let new = self.committed.len() - known;
+        self.looking = match new {
+            0 => Looking::InVain,
+            _ => Looking::NotYet,
+        };
+        new
     }
 
     /// Those that are known to be damaged.

@@ -61,6 +61,8 @@ pub enum Event {
     CheckpointDamaged(Damaged),
     /// No other coordinator has written to the journal.
     StillInOffice,
+    /// These checkpoints are complete in the store, oldest first, and these are not what they should be.
+    CheckpointsFound(Vec<Committed>, Vec<Damaged>),
 }
 
 /// How loudly something is logged.
@@ -108,6 +110,9 @@ pub enum Effect {
     /// Look whether another coordinator has written to the journal; if none has, say
     /// [`Event::StillInOffice`]. One at a time.
     ConfirmOffice,
+    /// Look which checkpoints of this identity ([`ringmaster_proto::RunSpec::identity_hash`]) are in the store, then say
+    /// [`Event::CheckpointsFound`].
+    LookForCheckpoints(String),
     /// A step was completed for the first time; with the rows of it that were refused.
     StepCompleted(StepLine, Vec<v1::QuarantinedRow>),
     /// A step was completed again by a later generation, which owns it from now on.

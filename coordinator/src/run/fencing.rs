@@ -23,6 +23,9 @@ impl RunMachine {
             return self.fail(ErrorKind::Internal, why);
         }
         for id in self.bound_to(self.generation) {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.asked = now;
+            }
             self.send(
                 &id,
                 Body::Fence(v1::Fence {

@@ -8,13 +8,14 @@ use ringmaster_proto::v1::directive::Body;
 use ringmaster_proto::{ErrorKind, WorkerId};
 
 use super::adopting::Pace;
+use super::checkpoint::Looking;
 use super::divergence::Digests;
 use super::machine::RunMachine;
 use super::membership::{Candidate, Quorum, Worker, assign, quorum};
 use super::phase::{Forming, Phase};
 use super::resume::{Holder, ResumePoint, decide, from_checkpoint};
-use super::{Effect, End, Level, Measure, Millis};
-use crate::record::{GenerationRecord, Held, Origin, Record};
+use super::{Damaged, Effect, End, Level, Measure, Millis};
+use crate::record::{Committed, GenerationRecord, Held, Origin, Record};
 
 const DAY_SECONDS: f64 = 86_400.0;
 
@@ -122,8 +123,18 @@ impl RunMachine {
 
     /// Asks for the record of the next generation. Nobody hears of it before it is durable.
     fn propose(&mut self, now: Millis, chosen: &[WorkerId], point: ResumePoint, why: &str) {
-        let damaged = self.checkpoints.damaged();
-        if point.origin == Origin::Initial && !damaged.is_empty() {
+        if point.origin == Origin::Initial && !self.checkpoints.damaged().is_empty() {
+            match self.checkpoints.look() {
+                Looking::InVain => {}
+                Looking::NotYet => {
+                    let identity = self.config.spec.identity_hash();
+                    self.effects.push(Effect::LookForCheckpoints(identity));
+                    let why = "no checkpoint that is known can be resumed; looking for others";
+                    return self.explain(why.to_owned(), false);
+                }
+                Looking::Asked => return,
+            }
+            let damaged = self.checkpoints.damaged();
             // To start over is not this program's to decide: somebody may have a copy.
             let all = damaged
                 .iter()
@@ -168,6 +179,21 @@ impl RunMachine {
             point.reason, record.generation
         );
         self.enter(Phase::Journaling(record), reason);
+    }
+
+    /// The store was asked which checkpoints are there.
+    pub(super) fn on_checkpoints_found(
+        &mut self,
+        now: Millis,
+        found: Vec<Committed>,
+        damaged: Vec<Damaged>,
+    ) {
+        let new = self.checkpoints.found(found, damaged);
+        if new > 0 {
+            let text = format!("{new} checkpoints more are in the store than were known");
+            self.log(Level::Warn, text);
+        }
+        self.settle(now);
     }
 
     /// The record asked for is durable.
@@ -364,6 +390,9 @@ impl RunMachine {
         let observed = DAY_SECONDS + now.0 as f64 / 1e3;
         let failure_seconds = observed / (1.0 + f64::from(self.failures));
         for id in self.members.clone() {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.asked = now;
+            }
             self.send(&id, Body::Start(v1::Start { failure_seconds }));
         }
         if let Some(since) = self.idle_since.take() {

@@ -164,6 +164,9 @@ impl RunMachine {
             Event::Journaled => self.on_journaled(now),
             Event::CheckpointCommitted(committed) => self.on_committed(committed),
             Event::CheckpointDamaged(damaged) => self.on_scrubbed(&damaged),
+            Event::CheckpointsFound(found, damaged) => {
+                self.on_checkpoints_found(now, found, damaged);
+            }
             Event::StillInOffice => {
                 self.confirming = false;
                 self.confirm_at = now.after(self.config.timing.confirm_ms);
@@ -190,6 +193,7 @@ impl RunMachine {
             worker.incarnation = hello.incarnation;
             worker.session = Some(session);
             worker.lease.renew(now);
+            worker.asked = now;
             worker.awaited = false;
             // After a divergence only a state that was formed since counts.
             let formed = |s: &Standing| s.formed && !distrusted.contains(&Generation(s.generation));
@@ -283,6 +287,7 @@ impl RunMachine {
             self.confirm_office();
         }
         self.look_for_the_stuck(now);
+        self.look_for_those_that_do_not_answer(now);
         match &self.phase {
             Phase::Adopting(adopting) if now >= adopting.deadline => self.adoption_is_late(now),
             Phase::Forming(forming) if now >= forming.deadline => self.forming_is_late(now),

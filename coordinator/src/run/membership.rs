@@ -37,6 +37,8 @@ pub(super) struct Worker {
     pub(super) draining: Option<String>,
     /// Steps applied, as last reported.
     pub(super) step: u64,
+    /// When it was last told something that it has to do.
+    pub(super) asked: Millis,
     /// What it was at when it last said so.
     pub(super) doing: Option<Doing>,
     /// How long its part of a step takes.
@@ -65,6 +67,7 @@ impl Worker {
             bound: None,
             draining: None,
             step: 0,
+            asked: now,
             doing: None,
             usual: Usual::default(),
             state_bytes: 0,

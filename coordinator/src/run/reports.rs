@@ -35,6 +35,9 @@ impl RunMachine {
         let answers = bound == Some(report.generation);
         let member = answers && report.generation == self.generation.0;
         match report.body {
+            // Said before the worker heard of the generation it is bound to, and told again since its
+            // stream broke: it is going to hear of it.
+            Some(Body::Prepared(_)) if bound.is_some_and(|bound| report.generation < bound) => {}
             Some(Body::Prepared(prepared)) => self.on_prepared(now, id, &prepared),
             Some(Body::Alive(alive)) => self.on_alive(now, id, &alive),
             Some(Body::Draining(draining)) => self.on_draining(now, id, draining.reason),

@@ -8,6 +8,7 @@ use ringmaster_proto::WorkerId;
 use ringmaster_proto::v1::{Activity, Alive, StepDone};
 
 use super::machine::RunMachine;
+use super::membership::Worker;
 use super::phase::Phase;
 use super::{Level, Millis};
 
@@ -123,7 +124,9 @@ impl RunMachine {
                 let worker = self.workers.get(id)?;
                 let doing = worker.doing?;
                 let limit = doing.limit(worker.usual, least, self.config.timing.unknown_ms)?;
-                let is_over = doing.heard >= doing.since.after(limit);
+                // Before it was let train it may have waited for hours to be told.
+                let since = doing.since.max(worker.asked);
+                let is_over = doing.heard >= since.after(limit);
                 is_over.then(|| (id.clone(), doing, limit))
             })
             .collect();
@@ -145,6 +148,45 @@ impl RunMachine {
             );
         }
         self.fence(now, format!("no step within the limits: {report}"), "stuck");
+    }
+
+    /// A worker that owes an answer, to a fence or to a welcome, and whose thread is at something else for
+    /// longer than it may be: it keeps its lease, so nobody else would ever let it go, and whoever could
+    /// take its place may be waiting for it to end.
+    pub(super) fn look_for_those_that_do_not_answer(&mut self, now: Millis) {
+        let timing = &self.config.timing;
+        let (least, unknown) = (timing.stuck_ms, timing.unknown_ms);
+        let (current, running) = (self.generation, self.phase.running());
+        let owes = |worker: &Worker| match worker.bound {
+            Some(bound) => bound < current || !running,
+            None => worker.ring_address.is_none(),
+        };
+        let silent: Vec<(WorkerId, String)> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.session.is_some() && owes(worker))
+            .filter_map(|(id, worker)| {
+                let doing = worker.doing.filter(|d| d.activity != Activity::Unspecified)?;
+                let limit = doing.limit(worker.usual, least, unknown)?;
+                let (what, step, seconds) = (doing.name(), doing.step, doing.seconds());
+                let text = format!(
+                    "it does not answer: it has been {what} at step {step} for {seconds:.1} s, over \
+                     its limit of {limit} ms"
+                );
+                // A thread that does not hang answers at once.
+                let had_time = doing.heard >= worker.asked.after(least);
+                let is_over = had_time && doing.heard >= doing.since.after(limit);
+                is_over.then(|| (id.clone(), text))
+            })
+            .collect();
+        for (id, text) in silent {
+            self.log(
+                Level::Error,
+                format!("{} is stuck: {text}", self.named(&id)),
+            );
+            self.remove(&id, text);
+            self.settle(now);
+        }
     }
 
     /// The run waits for rows: said where people look.

@@ -1,8 +1,13 @@
 //! What goes wrong, when, and to whom.
 
+use futures::FutureExt;
+use ringmaster_coordinator::stored_checkpoints;
+use ringmaster_proto::keys;
+use ringmaster_proto::v1::Activity;
+
 use crate::process::Happening;
 use crate::random::Random;
-use crate::world::{Event, Ms, OfficeId, ProcessId, World};
+use crate::world::{Event, Ms, OfficeId, ProcessId, RUN, World};
 
 /// Faults happen until then; from then on a run must come to its end.
 pub(crate) const UNTIL: Ms = 60_000;
@@ -43,13 +48,28 @@ pub(crate) enum Fault {
     Outage(Ms),
     /// A bit of a rank's state flips, and nothing says so.
     Corrupt,
+    /// A worker's trainer thread does nothing any more, while its links and its stream live.
+    Hang,
+    /// What is saved is no longer what was written.
+    Damage(Damage),
+}
+
+/// Which checkpoints are damaged, and who could do without them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Damage {
+    /// The newest; workers train on.
+    Newest,
+    /// The newest, and every worker is killed.
+    NewestIsNeeded,
+    /// All, and every worker is killed.
+    AllAreNeeded,
 }
 
 impl Fault {
     /// One fault.
     fn draw(random: &mut Random) -> Self {
         let while_ms = random.within(50..14_000);
-        match random.within(0..18) {
+        match random.within(0..24) {
             0..=3 => Self::KillWorker,
             4 => Self::KillTwoWorkers,
             5 => Self::KillAllWorkers,
@@ -63,6 +83,10 @@ impl Fault {
             14 => Self::ResetLink,
             15 => Self::BreakStream,
             16 => Self::Partition(while_ms),
+            17 | 18 => Self::Hang,
+            19 => Self::Damage(Damage::Newest),
+            20 | 21 => Self::Damage(Damage::NewestIsNeeded),
+            22 => Self::Damage(Damage::AllAreNeeded),
             _ => Self::Outage(while_ms),
         }
     }
@@ -137,6 +161,16 @@ impl World {
                 }
             }
             Fault::Corrupt => self.corrupt(),
+            Fault::Hang => self.hang(),
+            Fault::Damage(Damage::Newest) => self.damage(1),
+            Fault::Damage(Damage::NewestIsNeeded) => {
+                self.damage(1);
+                self.kill_workers(usize::MAX);
+            }
+            Fault::Damage(Damage::AllAreNeeded) => {
+                self.damage(usize::MAX);
+                self.kill_workers(usize::MAX);
+            }
             Fault::Outage(milliseconds) => {
                 self.store.set_away(true);
                 self.after(milliseconds, Event::StoreReturns);
@@ -169,6 +203,15 @@ impl World {
         }
     }
 
+    /// Of what a thread is at: one that waits for a command is at nothing.
+    fn hang(&mut self) {
+        let Some(worker) = self.a_worker() else {
+            return;
+        };
+        let process = &mut self.processes[worker.0];
+        process.hung |= process.doing.0 != Activity::Unspecified;
+    }
+
     /// A lone rank has nobody to be compared with.
     fn corrupt(&mut self) {
         let Some(worker) = self.a_worker() else {
@@ -182,6 +225,40 @@ impl World {
         if ring.is_some_and(|ring| self.rings[ring].world() > 1) {
             state.digest ^= 1 << 17;
             self.oracle.corrupted();
+        }
+    }
+
+    /// Of each of the newest `count` checkpoints a part is spoiled, cut short or lost.
+    fn damage(&mut self, count: usize) {
+        let root = self.store.steady().child(RUN);
+        let Some(Ok(stored)) = stored_checkpoints(&root).now_or_never() else {
+            return self.oracle.object("looking at checkpoints waited");
+        };
+        for manifest in stored.complete.iter().rev().take(count) {
+            let keys: Vec<&str> = manifest.parts.iter().map(|p| p.key.as_str()).collect();
+            let Some(key) = self.random.choose(&keys) else {
+                continue;
+            };
+            let Some(Ok(bytes)) = root.get(key).now_or_never() else {
+                continue;
+            };
+            let mut bytes = bytes.to_vec();
+            let how = self.random.within(0..3);
+            match how {
+                0 => bytes[0] ^= 1,
+                _ => bytes.truncate(7),
+            }
+            let done = match how {
+                2 => root.delete(key).now_or_never(),
+                _ => root.put(key, bytes.into()).now_or_never(),
+            };
+            if !matches!(done, Some(Ok(()))) {
+                self.oracle.object("damaging a checkpoint failed");
+            }
+            let folder = keys::checkpoint(manifest.generation, manifest.step, &manifest.digest);
+            self.trace(|| format!("damaged: {folder}"));
+            self.oracle
+                .damaged(folder, manifest.generation, manifest.step);
         }
     }
 

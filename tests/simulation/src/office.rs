@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use futures::FutureExt;
 use ringmaster_coordinator::record::Record;
 use ringmaster_coordinator::run::{self, Config, Effect, End, Millis, RunMachine, Session};
-use ringmaster_coordinator::{CorpusFacts, Desk, Timing, Write, Written, take_over};
+use ringmaster_coordinator::{
+    CorpusFacts, Desk, Timing, Write, Written, stored_checkpoints, take_over,
+};
 use ringmaster_proto::v1::WorkerReport;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::{ErrorKind, Step, Term, WorkerId};
 
-use crate::world::{Event, Ms, OfficeId, StreamId, World};
+use crate::world::{Event, Ms, OfficeId, RUN, StreamId, World};
 
 /// Resolution of a coordinator's deadlines.
 const TICK: Ms = 500;
@@ -208,6 +210,7 @@ impl World {
             }
             Effect::DeleteCheckpoint(folder) => self.write(id, Write::Delete(folder)),
             Effect::ConfirmOffice => self.write(id, Write::Confirm),
+            Effect::LookForCheckpoints(identity) => self.write(id, Write::Look(identity)),
             Effect::StepCompleted(line, _) => self.oracle.line(&line),
             Effect::ForgetSteps(after) => self.oracle.forget(after.0),
             Effect::StepRedone(_) | Effect::GenerationBegan(..) => {}
@@ -253,6 +256,9 @@ impl World {
                 Some(run::Event::CheckpointCommitted(committed))
             }
             Some(Ok(Written::Confirmed)) => Some(run::Event::StillInOffice),
+            Some(Ok(Written::Found(found, damaged))) => {
+                Some(run::Event::CheckpointsFound(found, damaged))
+            }
             Some(Ok(Written::Deleted | Written::Failed(_))) => None,
         };
         serving.writes.pop_front();
@@ -281,7 +287,14 @@ impl World {
                 self.finished = true;
             }
             End::Stopped(_) => {}
-            End::Failed { message, .. } => self.oracle.object(format!("the run failed: {message}")),
+            End::Failed { message, .. } => {
+                let root = self.store.steady().child(RUN);
+                match stored_checkpoints(&root).now_or_never() {
+                    Some(Ok(stored)) => self.oracle.fails(message, &stored),
+                    _ => self.oracle.object("looking at checkpoints waited"),
+                }
+                self.finished = true;
+            }
         }
         let office = &mut self.offices[id.0];
         office.alive = false;

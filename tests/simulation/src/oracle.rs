@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use ringmaster_coordinator::StepLine;
 use ringmaster_coordinator::record::GenerationRecord;
+use ringmaster_coordinator::{StepLine, StoredCheckpoints};
 use ringmaster_dataset::lanes_of_rank;
-use ringmaster_proto::{Rank, WorldSize};
+use ringmaster_proto::checkpoint::CheckpointManifest;
+use ringmaster_proto::{Generation, Rank, Step, WorldSize, keys};
 
 use crate::random::mix;
 
@@ -73,6 +74,10 @@ pub(crate) struct Oracle {
     lines: Vec<Option<f64>>,
     /// A state was spoiled, so that wrong ones are to be expected, for a while.
     corrupted: bool,
+    /// Checkpoints that are not what was written: folder, generation, step.
+    damaged: Vec<(String, Generation, Step)>,
+    /// The run failed, and had to.
+    failed: bool,
     violation: Option<Violation>,
 }
 
@@ -91,6 +96,8 @@ impl Oracle {
             durable: BTreeMap::new(),
             lines: Vec::new(),
             corrupted: false,
+            damaged: Vec::new(),
+            failed: false,
             violation: None,
         }
     }
@@ -130,6 +137,12 @@ impl Oracle {
     pub(crate) fn is_digest(&self, step: u64, digest: &str) -> bool {
         let state = self.states.get(step as usize);
         state.is_some_and(|state| state.hex() == digest)
+    }
+
+    /// The loss of the undisturbed run's step.
+    pub(crate) fn loss(&self, step: u64) -> Option<f64> {
+        let before = usize::try_from(step).ok()?.checked_sub(1)?;
+        self.losses.get(before).copied()
     }
 
     /// A worker applied a step.
@@ -192,10 +205,50 @@ impl Oracle {
         self.corrupted = true;
     }
 
+    /// A checkpoint was damaged.
+    pub(crate) fn damaged(&mut self, folder: String, generation: Generation, step: Step) {
+        self.damaged.push((folder, generation, step));
+    }
+
+    /// The run failed. It may only if `stored` has no checkpoint of the surviving past that is whole, and
+    /// has to say which are not.
+    pub(crate) fn fails(&mut self, message: &str, stored: &StoredCheckpoints) {
+        let past = self.durable.values();
+        let survived = |generation: Generation, step: Step| {
+            let mut later = past.clone().filter(|record| record.generation > generation);
+            later.all(|record| record.resume.step >= step)
+        };
+        let folder = |m: &CheckpointManifest| keys::checkpoint(m.generation, m.step, &m.digest);
+        let is_whole = |m: &&CheckpointManifest| {
+            let folder = folder(m);
+            !self.damaged.iter().any(|(damaged, ..)| *damaged == folder)
+        };
+        let complete = stored.complete.iter();
+        let mut usable = complete.clone().filter(|m| survived(m.generation, m.step));
+        let whole = usable.find(is_whole).map(folder);
+        // Retention may have deleted it.
+        let broken = stored.broken.iter().map(|broken| broken.folder.clone());
+        let there: Vec<String> = complete.map(folder).chain(broken).collect();
+        let unnamed = self.damaged.iter().find(|(folder, generation, step)| {
+            let counts = there.contains(folder) && survived(*generation, *step);
+            counts && !message.contains(folder.as_str())
+        });
+        if self.damaged.is_empty() {
+            self.object(format!("the run failed: {message}"));
+        } else if let Some(whole) = whole {
+            self.object(format!("the run failed, and {whole} is whole: {message}"));
+        } else if let Some((folder, ..)) = unnamed.cloned() {
+            self.object(format!(
+                "the run failed and names {folder} nowhere: {message}"
+            ));
+        }
+        self.failed = true;
+    }
+
     /// The run is over: what is on record is what the undisturbed run has.
     pub(crate) fn close(&mut self) {
         let steps = self.losses.len() as u64;
-        if self.recorded() != steps {
+        if self.recorded() != steps && !self.failed {
             let recorded = self.recorded();
             self.object(format!(
                 "{recorded} of {steps} steps are on record at the end"

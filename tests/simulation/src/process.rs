@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost::Message;
 use ringmaster_agent::{Agent, Ending, Reports, Task};
 use ringmaster_proto::v1::worker_report::Body;
-use ringmaster_proto::v1::{self, Directive, WorkerReport};
+use ringmaster_proto::v1::{self, Activity, Directive, WorkerReport};
 use ringmaster_proto::{Generation, Term, WorkerId};
 
 use crate::Sabotage;
@@ -45,6 +45,22 @@ pub(crate) enum Happening {
     Wrote(u64, v1::Boundary, State),
 }
 
+impl Happening {
+    /// Whether it needs the trainer thread.
+    fn is_the_trainers(self) -> bool {
+        match self {
+            Self::Attends | Self::Beats | Self::Prepared | Self::Leaves => false,
+            // Parts are written by another thread, but for the last ones.
+            Self::Wrote(_, boundary, _) => boundary != v1::Boundary::Unspecified,
+            Self::Formed(_)
+            | Self::WaitedInVain(_)
+            | Self::Contributes(_)
+            | Self::Completes(_)
+            | Self::LosesLink(..) => true,
+        }
+    }
+}
+
 /// One worker process.
 pub(crate) struct Process {
     /// Its name, which a later process may have again.
@@ -65,6 +81,12 @@ pub(crate) struct Process {
     /// Its state, if it has one.
     pub(crate) state: Option<State>,
     pub(crate) active: Option<Active>,
+    /// Its trainer thread does nothing any more, and its links live.
+    pub(crate) hung: bool,
+    /// What the trainer thread is at, and since when.
+    pub(crate) doing: (Activity, Ms),
+    /// How long its own part of the step took.
+    pub(crate) computed: Ms,
     /// The newest generation it said it would apply nothing more in.
     pub(crate) left: Generation,
 }
@@ -86,6 +108,9 @@ impl Process {
             newest_term: Term(0),
             state: None,
             active: None,
+            hung: false,
+            doing: (Activity::Unspecified, 0),
+            computed: 0,
             left: Generation(0),
         }
     }
@@ -105,6 +130,7 @@ impl World {
         let id = ProcessId(self.processes.len());
         self.trace(|| format!("{id:?} starts as {name}"));
         self.processes.push(Process::new(id.0, name));
+        self.processes[id.0].doing.1 = self.now;
         let delay = self.random.within(10..600);
         self.happens(delay, id, Happening::Attends);
         self.happens(delay + HEARTBEAT, id, Happening::Beats);
@@ -112,6 +138,9 @@ impl World {
 
     /// Something happens to a living process that is not stopped.
     pub(crate) fn process_event(&mut self, id: ProcessId, happening: Happening) {
+        if self.processes[id.0].hung && happening.is_the_trainers() {
+            return;
+        }
         match happening {
             Happening::Attends => self.attend(id),
             Happening::Beats => self.beat(id),
@@ -180,7 +209,13 @@ impl World {
             return;
         }
         let (now, generation) = (self.now, self.processes[id.0].agent.generation());
-        self.say(id, generation, Body::Alive(v1::Alive::default()));
+        let (activity, since) = self.processes[id.0].doing;
+        let alive = v1::Alive {
+            activity: activity.into(),
+            step: self.processes[id.0].state.map_or(0, |state| state.step),
+            seconds: (self.now - since) as f64 / 1e3,
+        };
+        self.say(id, generation, Body::Alive(alive));
         let tasks = self.processes[id.0].agent.tick(Duration::from_millis(now));
         self.tasks(id, tasks);
     }
@@ -257,6 +292,8 @@ impl World {
                     completed,
                     in_force,
                 } => self.processes[id.0].reports.rewind(completed, in_force),
+                Task::Abort(_) | Task::Form(_) | Task::Start(..) | Task::Fence(_)
+                    if self.processes[id.0].hung => {}
                 Task::Abort(_) => self.abort(id),
                 Task::Form(form) => self.form(id, form),
                 Task::Start(generation, _) => self.start(id, generation),
@@ -278,6 +315,13 @@ impl World {
         self.trace(|| format!("{id:?} ({name}) ends: {ending:?}"));
         if matches!(ending, Ending::Nonsense(_) | Ending::SpecChanged) {
             self.oracle.object(format!("{name} ends: {ending:?}"));
+        }
+        if let Ending::Removed(why) = ending
+            && why.contains("over its limit")
+            && !self.processes[id.0].hung
+        {
+            self.oracle
+                .object(format!("{name} is blamed and did not hang: {why}"));
         }
         self.kill_process(id);
     }

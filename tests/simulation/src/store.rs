@@ -12,6 +12,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use ringmaster_dataset::Store;
 
 use crate::random::Random;
 
@@ -44,6 +45,11 @@ impl FlakyStore {
                 overwrites,
             })),
         }
+    }
+
+    /// What is in it, for those who look from outside.
+    pub(crate) fn steady(&self) -> Store {
+        Store::over(Arc::clone(&self.inner) as Arc<dyn ObjectStore>)
     }
 
     /// Whether every request fails from now on.

@@ -4,10 +4,11 @@
 use futures::FutureExt;
 use ringmaster_agent::Form;
 use ringmaster_proto::v1::worker_report::Body;
-use ringmaster_proto::v1::{self, Boundary, Origin};
-use ringmaster_proto::{ErrorKind, Generation, Step, keys};
+use ringmaster_proto::v1::{self, Activity, Boundary, Origin};
+use ringmaster_proto::{ErrorKind, Generation};
 
 use crate::Sabotage;
+use crate::checkpoint::{self, Unusable};
 use crate::oracle::{State, contribution, loss};
 use crate::process::Happening;
 use crate::ring::{Reduced, Ring, Share};
@@ -52,6 +53,7 @@ impl World {
             self.rings.push(Ring::new(form.clone()));
             self.rings.len() - 1
         });
+        self.begins(id, Activity::Form);
         let generation = form.generation.0;
         let here = form.addresses[form.rank.0 as usize] == self.processes[id.0].address;
         let rank = form.rank.0;
@@ -111,12 +113,18 @@ impl World {
                 let source = holders().find(|holder| *holder == id).or(holders().next());
                 source.and_then(|source| self.processes[source.0].state)
             }
-            Origin::Checkpoint => match self.load(&resume.checkpoint_key) {
-                Err(ErrorKind::Retry) => {
-                    return self.happens(500, id, Happening::Formed(generation));
+            Origin::Checkpoint => {
+                let loaded = checkpoint::load(&self.root, &resume.checkpoint_key).now_or_never();
+                match loaded {
+                    Some(Ok(state)) => Some(state),
+                    Some(Err(Unusable::Damaged(reason))) => {
+                        return self.finds_damaged(id, generation, reason);
+                    }
+                    Some(Err(Unusable::Yet)) | None => {
+                        return self.happens(500, id, Happening::Formed(generation));
+                    }
                 }
-                loaded => loaded.ok(),
-            },
+            }
             Origin::Unspecified => None,
         };
         let wanted = |state: &State| {
@@ -126,13 +134,10 @@ impl World {
         let Some(state) = state.filter(wanted) else {
             self.processes[id.0].state = None;
             let message = format!("the state is not that of step {}", resume.step);
-            let kind = match resume.origin() {
-                Origin::Checkpoint => ErrorKind::Data,
-                _ => ErrorKind::Rejoin,
-            };
-            return self.fails(id, generation, kind, message);
+            return self.fails(id, generation, message);
         };
         self.processes[id.0].state = Some(state);
+        self.begins(id, Activity::Unspecified);
         if let Some(active) = self.active(id, generation) {
             active.formed = true;
         }
@@ -150,42 +155,22 @@ impl World {
         }
     }
 
-    fn load(&self, key: &str) -> Result<State, ErrorKind> {
-        let manifest = self.root.get(key).now_or_never();
-        let manifest = manifest.ok_or(ErrorKind::Internal)?;
-        let folder = key.trim_end_matches("/manifest.json");
-        let read = |part: &str| {
-            let bytes = self
-                .root
-                .get(part)
-                .now_or_never()
-                .ok_or(ErrorKind::Internal)?;
-            bytes.map_err(|error| error.kind())
-        };
-        manifest.map_err(|error| error.kind())?;
-        let listed = self
-            .root
-            .list(folder)
-            .now_or_never()
-            .ok_or(ErrorKind::Internal)?;
-        let listed = listed.map_err(|error| error.kind())?;
-        let part = listed.iter().find(|entry| entry.key.contains("/part-"));
-        let bytes = read(&part.ok_or(ErrorKind::Data)?.key)?;
-        let number = |at: usize| {
-            let word = bytes.get(at..at + 8)?.try_into().ok()?;
-            Some(u64::from_le_bytes(word))
-        };
-        let (Some(step), Some(digest)) = (number(0), number(8)) else {
-            return Err(ErrorKind::Data);
-        };
-        Ok(State { step, digest })
+    /// The checkpoint to resume from is not what its manifest says.
+    fn finds_damaged(&mut self, id: ProcessId, generation: u64, reason: String) {
+        self.processes[id.0].state = None;
+        if let Some(active) = self.active(id, generation) {
+            active.over = true;
+            let key = active.form.resume.checkpoint_key.clone();
+            let damaged = Body::CheckpointDamaged(v1::CheckpointDamaged { key, reason });
+            self.report(id, Generation(generation), damaged);
+        }
     }
 
-    fn fails(&mut self, id: ProcessId, generation: u64, kind: ErrorKind, message: String) {
+    fn fails(&mut self, id: ProcessId, generation: u64, message: String) {
         if let Some(active) = self.active(id, generation) {
             active.over = true;
         }
-        let kind = kind.as_str().to_owned();
+        let kind = ErrorKind::Rejoin.as_str().to_owned();
         let failed = Body::Failed(v1::Failed { kind, message });
         self.report(id, Generation(generation), failed);
     }
@@ -209,6 +194,7 @@ impl World {
     }
 
     fn compute(&mut self, id: ProcessId, generation: u64) {
+        self.begins(id, Activity::Compute);
         let delay = self.random.within(100..900);
         self.happens(delay, id, Happening::Contributes(generation));
     }
@@ -219,6 +205,9 @@ impl World {
             return;
         };
         let lanes = self.plan.lanes;
+        let computed = self.now - self.processes[id.0].doing.1;
+        self.processes[id.0].computed = computed;
+        self.begins(id, Activity::Reduce);
         let Some(active) = self.active(id, generation) else {
             return;
         };
@@ -304,6 +293,7 @@ impl World {
             step: state.step,
             loss: loss(reduced.sum),
             digest,
+            step_seconds: self.processes[id.0].computed as f64 / 1e3,
             ..Default::default()
         };
         self.report(id, Generation(generation), Body::StepDone(done));
@@ -316,6 +306,7 @@ impl World {
     /// A boundary that all ranks agreed on; one that ends the run writes a checkpoint first.
     fn reach(&mut self, id: ProcessId, generation: u64, boundary: Boundary) {
         let ends = matches!(boundary, Boundary::Stop | Boundary::Finished);
+        self.begins(id, Activity::Save);
         if let Some(state) = self.processes[id.0].state.filter(|_| ends) {
             let delay = self.random.within(20..800);
             return self.happens(delay, id, Happening::Wrote(generation, boundary, state));
@@ -332,6 +323,7 @@ impl World {
 
     fn fenced(&mut self, id: ProcessId, generation: u64, boundary: Boundary) {
         let hidden = self.sabotage == Some(Sabotage::HidesDigests);
+        self.begins(id, Activity::Unspecified);
         let process = &mut self.processes[id.0];
         process.left = process.left.max(Generation(generation));
         let mut held = process.held();
@@ -361,20 +353,9 @@ impl World {
             return;
         };
         active.saving = false;
-        let (part, parts) = (active.form.rank.0, active.form.addresses.len() as u32);
-        let folder = keys::checkpoint(Generation(generation), Step(state.step), &state.hex());
-        let key = keys::checkpoint_part(&folder, part, parts);
-        let bytes = [state.step.to_le_bytes(), state.digest.to_le_bytes()].concat();
-        let written = v1::PartWritten {
-            step: state.step,
-            digest: state.hex(),
-            part,
-            parts,
-            key: key.clone(),
-            bytes: bytes.len() as u64,
-            blake3: blake3::hash(&bytes).to_hex().to_string(),
-        };
-        let put = self.root.put(&key, bytes.into()).now_or_never();
+        let of = (active.form.rank.0, active.form.addresses.len() as u32);
+        let (bytes, written) = checkpoint::part(Generation(generation), state, of);
+        let put = self.root.put(&written.key, bytes).now_or_never();
         match put {
             Some(Ok(())) => self.report(id, Generation(generation), Body::PartWritten(written)),
             // A store that is away delays a checkpoint, never the training.
@@ -403,6 +384,11 @@ impl World {
             };
             self.report(id, Generation(generation), Body::LinkLost(lost));
         }
+    }
+
+    /// What the trainer thread is at from now on.
+    fn begins(&mut self, id: ProcessId, activity: Activity) {
+        self.processes[id.0].doing = (activity, self.now);
     }
 
     /// The agent says: unwind.

@@ -20,9 +20,12 @@ use crate::{Options, Sabotage};
 /// Milliseconds since the simulation began.
 pub(crate) type Ms = u64;
 
-/// A run that has not ended by then never will: the longest deadline of the control plane is five
-/// minutes.
-const PATIENCE: Ms = UNTIL + 900_000;
+/// A run that has not ended by then never will: the longest deadline of the control plane is the ten
+/// minutes after which a worker hangs of which nothing is known, and another may hang after it.
+const PATIENCE: Ms = UNTIL + 2_000_000;
+
+/// The run's root in the store.
+pub(crate) const RUN: &str = "run";
 
 /// How often the supervisors of this world look whether a coordinator is missing.
 const SUPERVISION: Ms = 1_000;
@@ -153,7 +156,7 @@ impl World {
         let mut world = Self {
             sabotage: options.sabotage,
             now: 0,
-            root: Store::over(Arc::new(store.clone())).child("run"),
+            root: Store::over(Arc::new(store.clone())).child(RUN),
             store,
             offices: Vec::new(),
             processes: Vec::new(),
@@ -302,7 +305,8 @@ impl World {
 }
 
 impl Plan {
-    fn draw(random: &mut Random) -> Self {
+    /// What a run of the simulation is.
+    pub(crate) fn draw(random: &mut Random) -> Self {
         let steps = random.within(8..60);
         let lanes = u32::try_from(random.within(4..9)).unwrap_or(4);
         let checkpoint_every = random.within(2..16);

@@ -76,15 +76,15 @@ pub enum Ending {
 }
 
 /// The generation in force, and what has been reported of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Running {
     formed: bool,
     ended: bool,
     step: u64,
 }
 
-/// See the crate's text.
-#[derive(Clone, Debug)]
+/// See the crate's text. A value, so that whoever explores what it may hear can tell where it has been.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Agent {
     worker: WorkerId,
     incarnation: u64,

@@ -5,7 +5,7 @@ use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::{ErrorKind, Generation, Step, keys};
 
 use super::harness::{Net, TERM, held, id, state};
-use crate::record::Origin as RecordedOrigin;
+use crate::record::{Committed, Origin as RecordedOrigin};
 use crate::run::{Damaged, End, Event};
 
 /// A run with checkpoints of steps 10 and 20 that nobody survived, and two new workers that load.
@@ -101,6 +101,25 @@ fn a_run_of_damaged_checkpoints_fails_and_names_them_instead_of_starting_over() 
         assert!(message.contains(&checkpoint.folder), "{message}");
     }
     assert!(message.contains("--fresh"), "{message}");
+}
+
+/// Completed by a coordinator that had been replaced and did not know it.
+#[test]
+fn a_checkpoint_that_nobody_told_of_is_found_before_a_run_fails() {
+    let mut net = loading_from_20();
+    let all = [damaged(&net, 1), damaged(&net, 0)];
+    let older = Committed {
+        state: held(5),
+        folder: "checkpoints/unheard-of".to_owned(),
+        ..net.committed()[0].clone()
+    };
+    net.unknown.push(older.clone());
+    for body in all {
+        net.report("c", body);
+    }
+    assert_eq!(net.end, None);
+    let origin = &net.last_generation().origin;
+    assert_eq!(*origin, RecordedOrigin::Checkpoint(older.manifest_key()));
 }
 
 #[test]

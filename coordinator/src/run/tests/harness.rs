@@ -68,6 +68,8 @@ pub(super) struct Fake {
     pub(super) training: bool,
     /// Hears, and says nothing: a stopped process.
     pub(super) mute: bool,
+    /// Answers nothing, and says what it is at: its trainer thread hangs.
+    pub(super) hung: bool,
     /// What it says it is at, and since when.
     pub(super) doing: Option<(Activity, Millis)>,
     /// Answers everything but FormRing.
@@ -94,6 +96,8 @@ pub(super) struct Net {
     pub(super) journal: Vec<Record>,
     /// Records wait here while `slow_store` is set.
     pub(super) unwritten: Vec<Record>,
+    /// Checkpoints in the store that no coordinator in office has heard of.
+    pub(super) unknown: Vec<Committed>,
     /// And manifests.
     pub(super) uncommitted: Vec<(CheckpointManifest, Committed)>,
     pub(super) slow_store: bool,
@@ -129,6 +133,7 @@ impl Net {
             workers: BTreeMap::new(),
             journal: Vec::new(),
             unwritten: Vec::new(),
+            unknown: Vec::new(),
             uncommitted: Vec::new(),
             slow_store: false,
             manifests: Vec::new(),
@@ -268,7 +273,7 @@ impl Net {
         let training = self
             .workers
             .iter()
-            .filter(|(_, fake)| fake.training && !fake.mute);
+            .filter(|(_, fake)| fake.training && !fake.mute && !fake.hung);
         training.map(|(id, _)| id.to_string()).collect()
     }
 
@@ -385,6 +390,11 @@ impl Net {
             }
             Effect::DeleteCheckpoint(folder) => self.deleted.push(folder),
             Effect::ConfirmOffice => self.queue.push_back(Event::StillInOffice),
+            Effect::LookForCheckpoints(_) => {
+                let found = std::mem::take(&mut self.unknown);
+                self.queue
+                    .push_back(Event::CheckpointsFound(found, Vec::new()));
+            }
             Effect::StepCompleted(line, _) => {
                 self.record.take((&line).into());
                 self.lines.push(line);
@@ -408,7 +418,7 @@ impl Net {
         let worker = worker.clone();
         let body = directive.body.unwrap();
         fake.heard.push(body.clone());
-        if fake.mute {
+        if fake.mute || fake.hung {
             return;
         }
         match body {

@@ -370,3 +370,23 @@ fn a_state_whose_last_holder_was_replaced_while_its_generation_was_recorded_is_n
     assert_eq!(net.last_generation().generation, Generation(3));
     assert_eq!(net.last_generation().origin, RecordedOrigin::Initial);
 }
+
+#[test]
+fn what_a_worker_said_before_it_was_ranked_takes_it_out_of_no_ring() {
+    let mut net = Net::training(&["a", "b"], &["membership.min_workers=2"]);
+    net.steps(3);
+    net.link_lost("a", 1);
+    assert_eq!(net.phase(), "training");
+    let generation = net.last_generation().generation;
+    let prepared = Body::Prepared(v1::Prepared {
+        ring_address: "127.0.0.1:1".into(),
+        fingerprint: net.fingerprint.into(),
+        held: Some(state(3)),
+        state_bytes: 1,
+    });
+    net.report_in("a", TERM, generation.0 - 1, prepared.clone());
+    assert_eq!(net.last_generation().generation, generation, "an old word");
+    assert_eq!(net.phase(), "training");
+    net.report_in("a", TERM, generation.0, prepared);
+    assert!(net.last_generation().generation > generation, "it has left");
+}

@@ -94,6 +94,56 @@ fn who_waits_for_a_step_that_others_have_behind_them_is_named_too() {
 }
 
 #[test]
+fn a_worker_that_waited_long_for_others_is_not_blamed_when_they_come() {
+    let mut net = Net::new(&["membership.min_workers=2"]);
+    net.attend("a");
+    net.begin(&["a"], Activity::Unspecified);
+    net.pass(3_600_000);
+    net.attend("b");
+    net.pass(500);
+    assert_eq!(net.stopped_with("a"), None, "{:?}", net.logs);
+    assert_eq!(net.phase(), "training");
+}
+
+#[test]
+fn a_rank_that_hangs_and_is_fenced_for_another_reason_is_named_and_removed() {
+    let mut net = training(1.0);
+    net.begin(&["b"], Activity::Compute);
+    net.workers.get_mut(&id("b")).unwrap().hung = true;
+    net.kill("a");
+    net.link_lost("c", 0);
+    net.pass(29_000);
+    assert_eq!(net.phase(), "gathering");
+    assert_eq!(net.stopped_with("b"), None, "not yet");
+    net.pass(3_000);
+    assert_eq!(net.stopped_with("b"), Some(Outcome::Removed));
+    let told =
+        |line: &String| line.contains("(b) is stuck") && line.contains("computing at step 5");
+    assert!(net.logs.iter().any(told), "{:?}", net.logs);
+    net.attend("d");
+    assert_eq!(net.members(), ["c", "d"]);
+}
+
+#[test]
+fn a_rank_that_hangs_while_the_coordinator_is_replaced_is_removed_by_the_next() {
+    let mut net = training(1.0);
+    net.begin(&["b"], Activity::Compute);
+    let fake = net.workers.get_mut(&id("b")).unwrap();
+    (fake.hung, fake.in_ring) = (true, false);
+    net.restart_coordinator(&["membership.min_workers=2"]);
+    net.attend("b");
+    net.attend("c");
+    net.pass(599_000);
+    assert_eq!(
+        net.stopped_with("b"),
+        None,
+        "nothing is known of how long it takes"
+    );
+    net.pass(3_000);
+    assert_eq!(net.stopped_with("b"), Some(Outcome::Removed));
+}
+
+#[test]
 fn a_worker_that_a_large_state_travels_to_has_the_time_it_takes() {
     let mut net = training(1.0);
     net.state_bytes = 1_000_000_000;
