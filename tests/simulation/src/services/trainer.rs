@@ -11,7 +11,7 @@ use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Boundary, Origin};
 use ringmaster_proto::{ErrorKind, Generation, WorkerId};
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +93,7 @@ impl From<Broken> for Over {
 }
 
 impl Trainer {
-    pub(crate) async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
+    pub(crate) async fn run(mut self, mut commands: Receiver<Command>) {
         while let Some(command) = commands.recv().await {
             let mut next = Some(command);
             while let Some(command) = next.take() {
@@ -141,7 +141,7 @@ impl Trainer {
         &mut self,
         form: Form,
         reins: Reins,
-        commands: &mut UnboundedReceiver<Command>,
+        commands: &mut Receiver<Command>,
     ) -> Over {
         let abort = reins.abort.clone();
         if form.addresses.get(form.rank.0 as usize) != Some(&self.address) {

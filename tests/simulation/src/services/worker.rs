@@ -10,7 +10,8 @@ use ringmaster_proto::v1::directive::Body as Said;
 use ringmaster_proto::v1::worker_report::Body;
 use ringmaster_proto::v1::{self, Directive, Outcome, WorkerReport};
 use ringmaster_proto::{Generation, PROTOCOL_VERSION, Term, WorkerId, dial};
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{self, Sender};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +26,9 @@ use crate::world::ProcessId;
 /// Reports that may wait for the wire.
 const OUTBOUND: usize = 64;
 
+/// Commands that may wait for a trainer: far more than one gets while it hangs.
+const COMMANDS: usize = 1024;
+
 /// How long the wire may refuse a report before the stream counts as lost.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -37,7 +41,7 @@ struct Worker {
     began: Instant,
     agent: Agent,
     outbox: Rc<Outbox>,
-    commands: UnboundedSender<Command>,
+    commands: Sender<Command>,
     trainer: AbortHandle,
     reins: Option<Reins>,
     /// When it can say that it is prepared.
@@ -75,7 +79,7 @@ impl Worker {
         let port = u16::try_from(process.0 % 60_000).unwrap_or(0) + 1;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let outbox = Rc::new(Outbox::default());
-        let (commands, taken) = mpsc::unbounded_channel();
+        let (commands, taken) = mpsc::channel(COMMANDS);
         let trainer = Trainer {
             world: world.clone(),
             process,
@@ -246,7 +250,11 @@ impl Worker {
             Task::Fence(generation) => Command::Fence(generation),
             Task::Heartbeat(_) | Task::End(_) => return,
         };
-        // The trainer ends with this process.
-        let _ = self.commands.send(command);
+        // Once the trainer has ended with this process, nothing is commanded any more.
+        if let Err(TrySendError::Full(_)) = self.commands.try_send(command) {
+            let name = &self.name;
+            self.world
+                .object(format!("{name} has {COMMANDS} commands that wait"));
+        }
     }
 }
