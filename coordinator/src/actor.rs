@@ -2,7 +2,7 @@
 //! carried out in order, and nothing here waits: a worker that cannot keep up with its directives
 //! loses its stream, and the store is written by a task of its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use ringmaster_proto::v1::watch_run_response::Event as Watched;
@@ -78,7 +78,7 @@ struct Stream {
 pub(crate) struct Actor {
     machine: RunMachine,
     began: Instant,
-    streams: HashMap<Session, Stream>,
+    streams: BTreeMap<Session, Stream>,
     sessions: u64,
     writes: mpsc::Sender<Write>,
     watchers: broadcast::Sender<WatchRunResponse>,
@@ -98,7 +98,7 @@ impl Actor {
         Self {
             machine,
             began: Instant::now(),
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
             sessions: 0,
             writes,
             watchers: broadcast::Sender::new(WATCHED_MAX),
@@ -123,7 +123,9 @@ impl Actor {
                 self.record(Records::flush);
                 return end;
             }
+            // In this order, so that equal arrivals come to the same; ticks are too rare to starve the queue.
             tokio::select! {
+                biased;
                 () = shutdown.cancelled(), if !asked => {
                     asked = true;
                     let reason = "the coordinator was asked to stop".to_owned();
@@ -339,7 +341,7 @@ impl Actor {
     }
 
     fn close_all(&mut self) {
-        for (_, stream) in self.streams.drain() {
+        for stream in std::mem::take(&mut self.streams).into_values() {
             stream.closed.cancel();
         }
     }

@@ -41,5 +41,5 @@ pub use quarantine_log::QuarantineLine;
 pub use record::CorpusFacts;
 pub use records::{LEDGER, QUARANTINE};
 pub use run::Timing;
-pub use server::{Options, Outcome, serve};
+pub use server::{Options, Outcome, Port, serve};
 pub use takeover::take_over;

@@ -1,23 +1,26 @@
 //! One coordinator, from bound ports to the end of its run.
 
+use std::convert::Infallible;
+use std::fmt::Debug;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::serve::Listener;
+use futures::{Stream, stream};
 use ringmaster_dataset::Store;
 use ringmaster_proto::auth::{RequireToken, RunToken};
 use ringmaster_proto::dial::{KEEPALIVE, MESSAGE_BYTES_MAX};
 use ringmaster_proto::v1::coordinator_service_server::CoordinatorServiceServer;
 use ringmaster_proto::v1::run_service_server::RunServiceServer;
 use ringmaster_proto::{RunSpec, Step};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tracing::Instrument;
 
 use crate::actor::{Actor, QUEUE_MAX, WRITES_MAX};
@@ -80,14 +83,19 @@ pub enum Outcome {
     },
 }
 
+/// Where callers come in: a bound port, or one that a test makes up.
+pub trait Port: Listener<Io: Connected, Addr: Debug> {}
+
+impl<L: Listener<Io: Connected, Addr: Debug>> Port for L {}
+
 /// Serves one run until it is over. `shutdown` stops it at a step boundary, with a checkpoint.
 ///
 /// # Errors
 /// [`CoordinatorError`]: the run cannot be taken over, was taken over by another coordinator, or
 /// failed. Its journal and checkpoints stay as they are.
 pub async fn serve(
-    grpc: TcpListener,
-    admin: TcpListener,
+    grpc: impl Port,
+    admin: impl Port,
     options: Options,
     shutdown: CancellationToken,
 ) -> Result<Outcome, CoordinatorError> {
@@ -98,8 +106,8 @@ pub async fn serve(
 }
 
 async fn serve_run(
-    grpc: TcpListener,
-    admin: TcpListener,
+    grpc: impl Port,
+    admin: impl Port,
     options: Options,
     shutdown: CancellationToken,
 ) -> Result<Outcome, CoordinatorError> {
@@ -151,6 +159,7 @@ async fn serve_run(
     let mut admin = spawn("admin", serve_admin(admin, handle, metrics, ended.clone()));
 
     let end = tokio::select! {
+        biased;
         end = actor.run(queue, shutdown) => end,
         failed = &mut grpc => Err(server_ended("gRPC", failed)),
         failed = &mut admin => Err(server_ended("admin", failed)),
@@ -213,7 +222,7 @@ fn server_ended(what: &'static str, ended: Result<(), tokio::task::JoinError>) -
 }
 
 async fn serve_grpc(
-    listener: TcpListener,
+    listener: impl Port,
     service: Service,
     token: RunToken,
     ended: CancellationToken,
@@ -233,12 +242,20 @@ async fn serve_grpc(
         .max_concurrent_streams(u32::try_from(CALLS_PER_CONNECTION_MAX).ok())
         .add_service(InterceptedService::new(coordinator, require.clone()))
         .add_service(InterceptedService::new(run, require))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended.cancelled_owned())
+        .serve_with_incoming_shutdown(callers(listener), ended.cancelled_owned())
         .await
 }
 
+/// Every connection that comes in.
+fn callers<L: Port>(listener: L) -> impl Stream<Item = Result<L::Io, Infallible>> {
+    stream::unfold(listener, |mut listener| async {
+        let (caller, _) = listener.accept().await;
+        Some((Ok(caller), listener))
+    })
+}
+
 async fn serve_admin(
-    listener: TcpListener,
+    listener: impl Port,
     handle: CoordinatorHandle,
     metrics: Metrics,
     ended: CancellationToken,

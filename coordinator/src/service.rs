@@ -112,6 +112,7 @@ impl Service {
     ) {
         loop {
             let message = tokio::select! {
+                biased;
                 () = closed.cancelled() => break,
                 () = self.ended.cancelled() => break,
                 message = inbound.message() => message,

@@ -55,26 +55,42 @@ impl DialError {
 
 /// Connects to `address` (`host:port`).
 pub async fn dial(address: &str, token: &RunToken) -> Result<TokenChannel, DialError> {
-    let wrong = |reason: String| DialError::Address {
-        address: address.to_owned(),
-        reason,
-    };
+    let endpoint = endpoint(address)?;
+    show(address, token, endpoint.connect().await)
+}
+
+/// How `address` (`host:port`) is connected to, over whatever carries bytes there.
+pub fn endpoint(address: &str) -> Result<Endpoint, DialError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| wrong(error.to_string()))?
+        .map_err(|error| wrong(address, error.to_string()))?;
+    Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1)
-        .keep_alive_while_idle(true);
-    let show = ShowToken::new(token).map_err(|status| wrong(status.message().to_owned()))?;
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| DialError::Unreachable {
-            address: address.to_owned(),
-            reason: root_cause(&error),
-        })?;
+        .keep_alive_while_idle(true))
+}
+
+/// What came of connecting to `address`, as a channel that shows the run's token.
+pub fn show(
+    address: &str,
+    token: &RunToken,
+    connected: Result<Channel, tonic::transport::Error>,
+) -> Result<TokenChannel, DialError> {
+    let show =
+        ShowToken::new(token).map_err(|status| wrong(address, status.message().to_owned()))?;
+    let channel = connected.map_err(|error| DialError::Unreachable {
+        address: address.to_owned(),
+        reason: root_cause(&error),
+    })?;
     Ok(InterceptedService::new(channel, show))
+}
+
+fn wrong(address: &str, reason: String) -> DialError {
+    DialError::Address {
+        address: address.to_owned(),
+        reason,
+    }
 }
 
 /// Client of the worker stream.

@@ -10,6 +10,7 @@
 //! - [`network`] carries reports and directives, in order per stream, late, or not at all.
 //! - [`checkpoint`] is what workers save, in a few bytes.
 //! - [`faults`] draws what goes wrong.
+//! - [`services`] does without some of this: the coordinator's real server, over a simulated network.
 //! - [`oracle`] knows what an undisturbed run comes to, and objects.
 //!
 //! A [`Sabotage`] takes one of the promises away that all of this rests on; the oracle must notice.
@@ -22,6 +23,7 @@ mod oracle;
 mod process;
 mod random;
 mod ring;
+pub mod services;
 mod store;
 mod trainer;
 mod world;

@@ -1,12 +1,12 @@
 //! `cargo run --release -p ringmaster-simulation -- --runs 1000000`: simulated runs until one does what
-//! no run may do.
+//! no run may do; with `--services`, over the coordinator's real server.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use ringmaster_simulation::{Options, simulate};
+use ringmaster_simulation::{Options, Violation, services, simulate};
 
 /// Simulates runs of coordinator and workers in virtual time.
 #[derive(Debug, Parser)]
@@ -17,6 +17,9 @@ struct Args {
     /// How many, one seed after the other
     #[arg(long, default_value_t = 1)]
     runs: u64,
+    /// Over the coordinator's real server and a simulated network
+    #[arg(long)]
+    services: bool,
     /// Print every event
     #[arg(long)]
     trace: bool,
@@ -46,7 +49,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         seed => {
-            println!("again: ringmaster-simulation --seed {seed} --trace");
+            let services = if args.services { " --services" } else { "" };
+            println!("again: ringmaster-simulation{services} --seed {seed} --trace");
             ExitCode::FAILURE
         }
     }
@@ -63,8 +67,12 @@ fn run(args: &Args, next: &AtomicU64, end: u64, failed: &AtomicU64) {
             sabotage: None,
             trace: args.trace,
         };
-        match simulate(options) {
-            Ok(summary) if args.trace => println!("{summary:?}"),
+        let summary: Result<String, Violation> = match args.services {
+            true => services::simulate(options).map(|summary| format!("{summary:?}")),
+            false => simulate(options).map(|summary| format!("{summary:?}")),
+        };
+        match summary {
+            Ok(summary) if args.trace => println!("{summary}"),
             Ok(_) => {}
             Err(violation) => {
                 println!("seed {seed}: {violation}");

@@ -139,6 +139,12 @@ impl Oracle {
         state.is_some_and(|state| state.hex() == digest)
     }
 
+    /// The loss of the undisturbed run's step.
+    pub(crate) fn loss(&self, step: u64) -> Option<f64> {
+        let before = usize::try_from(step).ok()?.checked_sub(1)?;
+        self.losses.get(before).copied()
+    }
+
     /// A worker applied a step.
     pub(crate) fn applied(&mut self, who: &str, state: State) {
         if !self.corrupted && !self.knows(state) {

@@ -305,7 +305,8 @@ impl World {
 }
 
 impl Plan {
-    fn draw(random: &mut Random) -> Self {
+    /// What a run of the simulation is.
+    pub(crate) fn draw(random: &mut Random) -> Self {
         let steps = random.within(8..60);
         let lanes = u32::try_from(random.within(4..9)).unwrap_or(4);
         let checkpoint_every = random.within(2..16);
