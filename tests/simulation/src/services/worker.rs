@@ -26,8 +26,8 @@ use crate::world::ProcessId;
 /// Reports that may wait for the wire.
 const OUTBOUND: usize = 64;
 
-/// Commands that may wait for a trainer: far more than one gets while it hangs.
-const COMMANDS: usize = 1024;
+/// Commands that may wait for the trainer: a generation takes three.
+const COMMANDS: usize = 64;
 
 /// How long the wire may refuse a report before the stream counts as lost.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
@@ -250,11 +250,9 @@ impl Worker {
             Task::Fence(generation) => Command::Fence(generation),
             Task::Heartbeat(_) | Task::End(_) => return,
         };
-        // Once the trainer has ended with this process, nothing is commanded any more.
         if let Err(TrySendError::Full(_)) = self.commands.try_send(command) {
-            let name = &self.name;
             self.world
-                .object(format!("{name} has {COMMANDS} commands that wait"));
+                .object(format!("the trainer of {} takes no commands", self.name));
         }
     }
 }
