@@ -66,8 +66,7 @@ impl Desk {
                 Ok(Written::Record)
             }
             Write::Checkpoint(manifest, committed) => {
-                self.create_manifest(&committed.manifest_key(), manifest)
-                    .await?;
+                create_manifest(&self.root, &committed.manifest_key(), manifest).await?;
                 let record = Record::CheckpointCommitted(committed.clone());
                 self.journal.append(&record).await?;
                 Ok(Written::Checkpoint(committed.clone()))
@@ -93,22 +92,22 @@ impl Desk {
             }
         }
     }
+}
 
-    /// Creates the manifest; one that is there already and is the same is ours, from an attempt
-    /// whose answer was lost.
-    async fn create_manifest(
-        &self,
-        key: &str,
-        manifest: &CheckpointManifest,
-    ) -> Result<(), StoreError> {
-        // Serialising plain structs of numbers and strings into memory cannot fail.
-        let bytes = Bytes::from(serde_json::to_vec_pretty(manifest).unwrap_or_default());
-        match self.root.create(key, bytes.clone()).await {
-            Err(error) if error.is_already_exists() => match self.root.get(key).await? {
-                there if there == bytes => Ok(()),
-                _ => Err(error),
-            },
-            other => other,
-        }
+/// Creates the manifest; one that is there already and is the same is ours, from an attempt
+/// whose answer was lost.
+pub(crate) async fn create_manifest(
+    root: &Store,
+    key: &str,
+    manifest: &CheckpointManifest,
+) -> Result<(), StoreError> {
+    // Serialising plain structs of numbers and strings into memory cannot fail.
+    let bytes = Bytes::from(serde_json::to_vec_pretty(manifest).unwrap_or_default());
+    match root.create(key, bytes.clone()).await {
+        Err(error) if error.is_already_exists() => match root.get(key).await? {
+            there if there == bytes => Ok(()),
+            _ => Err(error),
+        },
+        other => other,
     }
 }

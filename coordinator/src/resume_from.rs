@@ -6,6 +6,7 @@ use ringmaster_proto::checkpoint::CheckpointManifest;
 use ringmaster_proto::spec::Resume;
 use ringmaster_proto::{Generation, RunSpec, Step, keys};
 
+use crate::desk::create_manifest;
 use crate::error::CoordinatorError;
 use crate::journal::{RunHistory, history, stored_checkpoints};
 use crate::record::Committed;
@@ -106,15 +107,7 @@ async fn copy(
     }
     manifest.run.clone_from(&spec.run.name);
     manifest.generation = generation;
-    let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
-    match root
-        .create(&keys::checkpoint_manifest(&folder), text.into())
-        .await
-    {
-        // An earlier coordinator copied it and was gone before it said so.
-        Err(error) if !error.is_already_exists() => return Err(error.into()),
-        _ => {}
-    }
+    create_manifest(root, &keys::checkpoint_manifest(&folder), &manifest).await?;
     Ok(manifest.into())
 }
 

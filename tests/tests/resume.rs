@@ -100,11 +100,8 @@ fn a_stopped_run_is_resumed_without_its_run_file() {
     sandbox.assert_nothing_left();
 }
 
-/// What came after it never happened, and comes again.
-#[test]
-fn a_finished_run_taken_back_to_a_checkpoint_ends_where_it_ended() {
-    let expected = undisturbed();
-    let sandbox = Sandbox::new(RINGMASTER);
+/// The whole run, of which the checkpoint of every hundredth step is kept.
+fn train_and_keep_checkpoints(sandbox: &Sandbox) {
     let saved = [
         "--set",
         "checkpoint.every=100",
@@ -112,6 +109,14 @@ fn a_finished_run_taken_back_to_a_checkpoint_ends_where_it_ended() {
         "checkpoint.keep=9",
     ];
     sandbox.run(TRAIN.into_iter().chain(saved)).succeeded();
+}
+
+/// What came after it never happened, and comes again.
+#[test]
+fn a_finished_run_taken_back_to_a_checkpoint_ends_where_it_ended() {
+    let expected = undisturbed();
+    let sandbox = Sandbox::new(RINGMASTER);
+    train_and_keep_checkpoints(&sandbox);
     let refused = sandbox.run(["resume", SMALL, "--from", "step 150"]);
     let sentence = refused.refused(ErrorKind::Invalid.exit_code().into());
     assert!(sentence.contains("steps 100, 200, 300, 400"), "{sentence}");
@@ -132,13 +137,7 @@ fn a_finished_run_taken_back_to_a_checkpoint_ends_where_it_ended() {
 fn a_run_that_goes_on_from_anothers_checkpoint_ends_where_that_one_did() {
     let expected = undisturbed();
     let sandbox = Sandbox::new(RINGMASTER);
-    let saved = [
-        "--set",
-        "checkpoint.every=100",
-        "--set",
-        "checkpoint.keep=9",
-    ];
-    sandbox.run(TRAIN.into_iter().chain(saved)).succeeded();
+    train_and_keep_checkpoints(&sandbox);
     let checkpoints = std::fs::read_dir(sandbox.run_folder(SMALL).join("checkpoints")).unwrap();
     let of_200 = checkpoints
         .map(|entry| entry.unwrap().path())

@@ -40,13 +40,17 @@ pub(crate) fn copy_between_peers(
     let slices = slices(state);
     let mut bytes = Vec::new();
     for (slice, number) in slices.iter().zip(0..) {
-        slice.write(state, &mut bytes);
-        let sent = bytes.len();
-        bytes.extend(blake3::hash(&bytes).as_bytes());
+        let length = slice.bytes(state);
+        if arriving.is_none() {
+            slice.write(state, &mut bytes);
+            bytes.extend(blake3::hash(&bytes).as_bytes());
+        } else {
+            bytes.resize(length + blake3::OUT_LEN, 0);
+        }
         let tag = Tag::new(resume.step, COPY - number);
         ring.spread(tag, &holders, &mut bytes)?;
         if let Some(arriving) = &mut arriving {
-            let (content, hash) = bytes.split_at(sent);
+            let (content, hash) = bytes.split_at(length);
             if blake3::hash(content).as_bytes() != hash {
                 let (step, of) = (resume.step, slices.len());
                 let slice = number as usize;
@@ -79,6 +83,14 @@ fn slices(state: &State) -> Vec<Slice> {
 }
 
 impl Slice {
+    /// How many bytes it has in a state like `state`.
+    fn bytes(&self, state: &State) -> usize {
+        match self {
+            Self::Scalars => size_of::<u64>() * state.scalars().len(),
+            Self::Values(_, range) => size_of::<f32>() * range.len(),
+        }
+    }
+
     /// Puts its bytes, little-endian, in place of what is in `bytes`.
     fn write(&self, state: &State, bytes: &mut Vec<u8>) {
         bytes.clear();
@@ -180,6 +192,7 @@ mod tests {
             let mut bytes = Vec::new();
             for slice in slices(&state) {
                 slice.write(&state, &mut bytes);
+                assert_eq!(bytes.len(), slice.bytes(&copy));
                 slice.read(&bytes, &mut copy);
             }
             assert!(copy == state, "averaged: {averaged}");

@@ -164,30 +164,8 @@ impl Kind {
 
 impl Line {
     fn row(&self) -> Vec<String> {
-        let Phases {
-            detect,
-            fence,
-            journal,
-            connect,
-            copy,
-            start,
-            data,
-            step,
-            total,
-        } = self.median;
-        let seconds = [
-            detect,
-            fence,
-            journal,
-            connect,
-            copy,
-            start,
-            data,
-            step,
-            total,
-            self.worst,
-            self.one_step,
-        ];
+        let phases = self.median.in_order().into_iter();
+        let seconds = phases.chain([self.median.total, self.worst, self.one_step]);
         let seconds = seconds.map(|seconds| format!("{seconds:.3}"));
         let mut row = vec![self.what.to_owned(), self.rounds.to_string()];
         row.extend(seconds);
